@@ -1,0 +1,199 @@
+"""The errors that LCLStream raises on purpose, ordered by who must act.
+
+```
+LclstreamError                   status 500, transient False
+├── RequestError                 the caller must act: 400
+│   ├── NotAuthenticatedError    401
+│   ├── NotAuthorizedError       403
+│   ├── NotFoundError            404
+│   ├── ConflictError            409
+│   │   └── IllegalTransitionError(state, event, history)
+│   ├── TooLargeError            413
+│   └── InvalidConfigError       422
+├── BackendError                 the site must act: 502
+│   ├── SubmitError
+│   ├── SchedulerError           transient
+│   └── UnavailableError         503, transient
+├── StreamError                  something about a stream
+│   ├── EndOfStream              news, not a fault
+│   ├── BufferClosedError
+│   ├── DecodeError
+│   └── DeliveryError            undelivered
+└── IdentityError                something about keys
+    ├── UntrustedPeerError       403
+    └── CertificateExpiredError  403
+```
+
+An error travels over HTTP as `{"detail", "error", "transient"}`: `body` makes it and
+`from_body` rebuilds the same class on the other side.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+
+class LclstreamError(Exception):
+    """Base of every error that LCLStream raises on purpose."""
+
+    status: ClassVar[int] = 500
+    """HTTP status of an answer that carries this error."""
+    transient: ClassVar[bool] = False
+    """Whether the same call may succeed later, without any change by the caller."""
+
+    def body(self) -> dict[str, Any]:
+        """Return what goes over HTTP."""
+        return {"detail": str(self), "error": type(self).__name__, "transient": self.transient}
+
+    @classmethod
+    def rebuilt(cls, detail: str) -> Self:
+        """Return an error of this class as the other side raised it, without its data."""
+        # Its __init__ may want data that stayed there.
+        error = cls.__new__(cls)
+        error.args = (detail,)
+        return error
+
+
+class RequestError(LclstreamError):
+    """The caller asked for something that cannot be done as asked."""
+
+    status = 400
+
+
+class NotAuthenticatedError(RequestError):
+    """The caller did not say, or could not prove, who it is."""
+
+    status = 401
+
+
+class NotAuthorizedError(RequestError):
+    """The caller is known and may not do this."""
+
+    status = 403
+
+
+class NotFoundError(RequestError):
+    """The thing does not exist, or the caller may not know that it does."""
+
+    status = 404
+
+
+class ConflictError(RequestError):
+    """The thing is not in a state in which this can be done."""
+
+    status = 409
+
+
+class IllegalTransitionError(ConflictError):
+    """A state machine got an event that its state does not know; nothing was changed."""
+
+    def __init__(self, state: str, event: str, history: Sequence[str] = ()) -> None:
+        super().__init__(f"cannot {event} in state '{state}'")
+        self.state, self.event, self.history = state, event, tuple(history)
+
+
+class TooLargeError(RequestError):
+    """A body, message or file is above its limit."""
+
+    status = 413
+
+
+class InvalidConfigError(RequestError):
+    """A configuration or request does not fit its model; `problems` names every fault."""
+
+    status = 422
+    problems: tuple[str, ...] = ()
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__("\n".join([message, *(f"  {problem}" for problem in problems)]))
+        self.problems = tuple(problems)
+
+
+class BackendError(LclstreamError):
+    """A site, scheduler or service did not do its part."""
+
+    status = 502
+
+
+class SubmitError(BackendError):
+    """A job could not be handed to its batch system."""
+
+
+class SchedulerError(BackendError):
+    """The batch system did not answer, or not understandably."""
+
+    transient = True
+
+
+class UnavailableError(BackendError):
+    """A service is down, unreachable or out of a resource; trying again helps."""
+
+    status = 503
+    transient = True
+
+
+class StreamError(LclstreamError):
+    """Something about a data stream."""
+
+
+class EndOfStream(StreamError):  # noqa: N818
+    """The stream has ended properly: news, not a fault."""
+
+
+class BufferClosedError(StreamError):
+    """The buffer takes no more messages."""
+
+
+class DecodeError(StreamError):
+    """A message or file is not what its format says."""
+
+
+class DeliveryError(StreamError):
+    """Messages could not be delivered; `undelivered` says how many."""
+
+    undelivered: int = 0
+
+    def __init__(self, message: str, undelivered: int) -> None:
+        super().__init__(message)
+        self.undelivered = undelivered
+
+
+class IdentityError(LclstreamError):
+    """A key or certificate is missing, unsafe or unusable."""
+
+
+class UntrustedPeerError(IdentityError):
+    """The other side's certificate does not chain to a trusted authority."""
+
+    status = 403
+
+
+class CertificateExpiredError(IdentityError):
+    """A certificate is outside its time of validity."""
+
+    status = 403
+
+
+def classes(top: type[LclstreamError] = LclstreamError) -> Iterator[type[LclstreamError]]:
+    """Yield an error class and all classes below it."""
+    yield top
+    for below in top.__subclasses__():
+        yield from classes(below)
+
+
+def for_status(status: int) -> type[LclstreamError]:
+    """Return the most general error class that answers with an HTTP status."""
+    if status >= 500:
+        return UnavailableError if status == UnavailableError.status else BackendError
+    return next((kind for kind in classes(RequestError) if kind.status == status), RequestError)
+
+
+def from_body(body: Mapping[str, Any], status: int = 500) -> LclstreamError:
+    """Rebuild the error that a server raised.
+
+    Args:
+        body: the decoded answer; an unknown or absent `error` falls back on the status.
+        status: HTTP status of the answer.
+    """
+    named = {kind.__name__: kind for kind in classes()}
+    kind = named.get(str(body.get("error"))) or for_status(status)
+    return kind.rebuilt(str(body.get("detail", f"HTTP {status}")))

@@ -1,0 +1,81 @@
+"""Errors across HTTP: raised in a service, rebuilt in its client."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from lclstream.core.errors import (
+    LclstreamError,
+    UnavailableError,
+    UntrustedPeerError,
+    from_body,
+)
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+
+logger = logging.getLogger(__name__)
+
+
+def install_error_handlers(app: "FastAPI") -> None:
+    """Let an application answer every `LclstreamError` with its status and body."""
+    from fastapi.responses import JSONResponse
+
+    async def answer(request: "Request", error: Exception) -> "JSONResponse":
+        if not isinstance(error, LclstreamError):
+            raise error
+        if error.status >= 500:
+            logger.error(
+                "request_failed",
+                extra={"method": request.method, "path": request.url.path, "detail": str(error)},
+            )
+        headers = {"Retry-After": "1"} if error.transient else None
+        return JSONResponse(error.body(), status_code=error.status, headers=headers)
+
+    app.add_exception_handler(LclstreamError, answer)
+
+
+def raise_for_error(response: httpx.Response) -> None:
+    """Raise the error that a server answered; a hook for `httpx.Client`."""
+    if response.is_error:
+        response.read()
+        raise _rebuilt(response)
+
+
+async def araise_for_error(response: httpx.Response) -> None:
+    """Raise the error that a server answered; a hook for `httpx.AsyncClient`."""
+    if response.is_error:
+        await response.aread()
+        raise _rebuilt(response)
+
+
+def _rebuilt(response: httpx.Response) -> LclstreamError:
+    try:
+        body: Any = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        text = " ".join(response.text.split())[:200]
+        body = {"detail": text or f"HTTP {response.status_code}"}
+    return from_body(body, response.status_code)
+
+
+@contextmanager
+def translate_errors(url: str) -> Iterator[None]:
+    """Turn failures of the transport into ours, naming the service.
+
+    Raises:
+        UntrustedPeerError: one side refused the other's certificate.
+        UnavailableError: no connection, no answer in time, or a broken one.
+    """
+    try:
+        yield
+    except httpx.TransportError as error:
+        text = str(error) or type(error).__name__
+        if "certificate" in text.lower():
+            raise UntrustedPeerError(f"{url}: {text}") from error
+        raise UnavailableError(f"no answer from {url}: {text}") from error

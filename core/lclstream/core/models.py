@@ -1,0 +1,153 @@
+"""The strict base of every model a person or a peer writes, and how a bad one is reported.
+
+A configuration is refused as a whole, with one line for every fault: file, field, what was
+written, what is allowed, and the name that was probably meant.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from lclstream.core.errors import InvalidConfigError
+
+SHOWN_VALUE_LENGTH = 60
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """Refuses unknown fields, never changes, documents itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def parse(model: type[Model], data: Any, where: str = "input") -> Model:
+    """Validate data against a model.
+
+    Args:
+        model: the model class.
+        data: decoded YAML or JSON.
+        where: what the data are, for messages: a file name, `request body`, ...
+
+    Raises:
+        InvalidConfigError: names every fault at once.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = describe(error, model)
+        plural = "s" if len(problems) > 1 else ""
+        message = f"{where}: {len(problems)} problem{plural}"
+        raise InvalidConfigError(message, problems) from None
+
+
+def load_file(model: type[Model], path: Path) -> Model:
+    """Read a YAML or JSON file into a model.
+
+    Raises:
+        InvalidConfigError: the file is missing, not YAML or JSON, or does not fit.
+    """
+    return parse(model, read_document(path), str(path))
+
+
+def read_document(path: Path) -> Any:
+    """Return the content of a YAML or JSON file.
+
+    Raises:
+        InvalidConfigError: the file is missing, unreadable or not YAML or JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InvalidConfigError(f"cannot read {path}: {reason}") from None
+    try:
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidConfigError(f"{path} is not valid YAML or JSON: {reason}") from None
+
+
+def describe(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
+    """Return one line for each fault that validation found."""
+    return [_line(detail, model) for detail in error.errors(include_url=False)]
+
+
+def _line(detail: ErrorDetails, model: type[BaseModel] | None) -> str:
+    field = ".".join(str(part) for part in detail["loc"]) or "(whole document)"
+    kind, value = detail["type"], detail["input"]
+    if kind == "missing":
+        return f"{field}: is required"
+    if kind == "extra_forbidden":
+        return f"{field}: unknown field{_allowed_fields(detail['loc'], model)}"
+    text = f"{field}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(value)}"
+    return text + _suggestion(detail)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: short, on one line."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_VALUE_LENGTH else text[: SHOWN_VALUE_LENGTH - 3] + "..."
+
+
+def near(word: str, allowed: Sequence[str]) -> str:
+    """Return ` (did you mean 'x'?)` when a word is close to an allowed one, else nothing."""
+    matches = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _suggestion(detail: ErrorDetails) -> str:
+    context: Mapping[str, Any] = detail.get("ctx", {})
+    allowed = str(context.get("expected_tags") or context.get("expected") or "")
+    names = [part.strip().strip("'") for part in allowed.replace(" or ", ",").split(",")]
+    value = context.get("tag", detail["input"])
+    return near(value, names) if isinstance(value, str) and allowed else ""
+
+
+def _allowed_fields(location: tuple[int | str, ...], model: type[BaseModel] | None) -> str:
+    """Return the fields that exist where an unknown one was written."""
+    owner = _model_at(location[:-1], model) if model is not None else None
+    if owner is None:
+        return ""
+    names = sorted(owner.model_fields)
+    return f"{near(str(location[-1]), names)}; allowed: {', '.join(names)}"
+
+
+def _model_at(location: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel] | None:
+    """Follow a location of validation down to the model class that it is in."""
+    candidates: list[type[BaseModel]] = [model]
+    for part in location:
+        below: list[type[BaseModel]] = []
+        for candidate in candidates:
+            info = candidate.model_fields.get(str(part))
+            below += _models_in(info.annotation) if info else []
+        if below:
+            candidates = below
+            continue
+        # A union's tag, a key of a mapping or a place in a list: stay, or narrow by the tag.
+        tagged = [each for each in candidates if _is_tagged(each, part)]
+        candidates = tagged or candidates
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _models_in(inner)]
+
+
+def _is_tagged(model: type[BaseModel], tag: int | str) -> bool:
+    """Return whether a model is the member of a tagged union, or of a plain one, named so."""
+    info = model.model_fields.get("type")
+    return model.__name__ == tag or (info is not None and tag in get_args(info.annotation))
+
+
+def json_schema(kind: Any) -> dict[str, Any]:
+    """Return the JSON schema of a model or of an annotated union."""
+    return TypeAdapter(kind).json_schema()
