@@ -41,8 +41,8 @@ install_packages() {
 
 python_command() {
   local name
-  for name in ${PYTHON:-} python3.13 python3.12 python3.11 python3; do
-    if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  for name in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+    if command -v "$name" >/dev/null && "$name" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then
       echo "$name"; return
     fi
   done

@@ -1,0 +1,105 @@
+"""How a wrong configuration is reported."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from lclstream.core.errors import InvalidConfigError
+from lclstream.core.models import StrictModel, load_file, parse
+
+
+class Gzip(StrictModel):
+    type: Literal["gzip"] = "gzip"
+    level: int = Field(default=3, ge=0, le=9)
+
+
+class Plain(StrictModel):
+    type: Literal["plain"] = "plain"
+
+
+class Job(StrictModel):
+    name: str
+    codec: Annotated[Gzip | Plain, Field(discriminator="type")] = Plain()
+    steps: list[Gzip] = []
+    sites: dict[str, Plain] = {}
+
+
+def problems(data: object) -> tuple[str, ...]:
+    with pytest.raises(InvalidConfigError) as caught:
+        parse(Job, data, "job.yaml")
+    return caught.value.problems
+
+
+def test_all_faults_come_at_once_each_with_its_field() -> None:
+    assert problems(
+        {
+            "codec": {"type": "gzip", "level": 30},
+            "steps": [{"levl": 1}],
+            "sites": {"olcf": {"x": 1}},
+            "nme": "a",
+        }
+    ) == (
+        "name: is required",
+        "codec.gzip.level: input should be less than or equal to 9, got 30",
+        "steps.0.levl: unknown field (did you mean 'level'?); allowed: level, type",
+        "sites.olcf.x: unknown field; allowed: type",
+        "nme: unknown field (did you mean 'name'?); allowed: codec, name, sites, steps",
+    )
+
+
+def test_wrong_type_lists_the_right_ones_and_a_guess() -> None:
+    (problem,) = problems({"name": "a", "codec": {"type": "gzipp"}})
+    assert problem == (
+        "codec: input tag 'gzipp' found using 'type' does not match any of the expected tags: "
+        "'gzip', 'plain', got {'type': 'gzipp'} (did you mean 'gzip'?)"
+    )
+
+
+def test_long_value_is_cut() -> None:
+    (problem,) = problems({"name": ["x" * 500]})
+    assert len(problem) < 200
+
+
+def test_document_of_the_wrong_kind() -> None:
+    assert problems([1]) == (
+        "(whole document): input should be a valid dictionary or instance of Job, got [1]",
+    )
+
+
+def test_models_never_change() -> None:
+    job = parse(Job, {"name": "a"})
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(job, "name", "b")  # noqa: B010
+
+
+@pytest.mark.parametrize("name", ["job.yaml", "job.yml", "job.json"])
+def test_yaml_and_json_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('{"name": "a", "codec": {"type": "gzip", "level": 1}}')
+    assert load_file(Job, path) == Job(name="a", codec=Gzip(level=1))
+
+
+def test_message_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("{}")
+    with pytest.raises(InvalidConfigError, match=rf"^{path}: 1 problem\n  name: is required$"):
+        load_file(Job, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"a: [1", "is not valid YAML or JSON"),
+        (b"a: !!python/object/apply:os.getpid []", "is not valid YAML or JSON"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "job.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InvalidConfigError, match=reason):
+        load_file(Job, path)
