@@ -1,0 +1,108 @@
+"""TLS 1.3 contexts of services and clients, from an identity folder.
+
+A folder holds `id.crt` and `id.key`. Whom its owner trusts is in `ca.crt`; a folder of certified
+has the roots for incoming connections in `known_clients` and for outgoing ones in
+`known_servers` instead, and where both forms are present they add up. Only certificates of
+authorities are roots, not those of single parties.
+
+A server asks every client for a certificate and checks chain, validity and use. Sessions are
+not resumed, because a resumed session would skip these checks.
+"""
+
+import logging
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+
+from lclstream.core.errors import IdentityError
+from lclstream.core.tls import check_private
+from lclstream.identity import certificates
+from lclstream.identity.authority import CERTIFICATE, KEY, REVOKED, TRUSTED
+from lclstream.identity.revocation import load_lists
+
+logger = logging.getLogger(__name__)
+
+ROOT_SUFFIXES = frozenset({".crt", ".pem"})
+
+
+class LoggedHandshake(ssl.SSLObject):
+    """Logs why a client was refused: asyncio ends such a connection without a word."""
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            logger.warning("peer_refused", extra={"reason": error.reason, "detail": str(error)})
+            raise
+
+
+def server_context(folder: Path) -> ssl.SSLContext:
+    """Return the context of a service; clients without a trusted certificate are refused.
+
+    Error handling: raises `IdentityError` when the folder is incomplete or its key unsafe.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0
+    context.sslobject_class = LoggedHandshake
+    roots = trusted_roots(folder, "known_clients")
+    _load(context, folder, roots)
+    _check_lists(context, folder / REVOKED, roots)
+    return context
+
+
+def client_context(folder: Path) -> ssl.SSLContext:
+    """Return the context of a client that verifies the server's chain and host name.
+
+    Error handling: as `server_context`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _load(context, folder, trusted_roots(folder, "known_servers"))
+    return context
+
+
+def trusted_roots(folder: Path, known: str) -> list[x509.Certificate]:
+    """Return the authorities that a folder trusts, at least one.
+
+    Args:
+        folder: the identity folder.
+        known: `known_clients` or `known_servers`.
+    """
+    files = [folder / TRUSTED] if (folder / TRUSTED).is_file() else []
+    if (folder / known).is_dir():
+        files += sorted(p for p in (folder / known).iterdir() if p.suffix in ROOT_SUFFIXES)
+    roots = [certificate for file in files for certificate in certificates.load_all(file)]
+    if not roots:
+        raise IdentityError(
+            f"no trusted authority in {str(folder)!r}: neither {TRUSTED} nor {known}"
+        )
+    return roots
+
+
+def _load(context: ssl.SSLContext, folder: Path, roots: list[x509.Certificate]) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    for name in (CERTIFICATE, KEY):
+        if not (folder / name).is_file():
+            raise IdentityError(f"no {name} in the identity folder {str(folder)!r}")
+    check_private(folder / KEY)
+    pem = "".join(certificates.to_pem(root).decode("ascii") for root in roots)
+    try:
+        context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
+        context.load_verify_locations(cadata=pem)
+    except ssl.SSLError as error:
+        raise IdentityError(f"cannot use the identity in {str(folder)!r}: {error}") from error
+
+
+def _check_lists(context: ssl.SSLContext, path: Path, roots: list[x509.Certificate]) -> None:
+    if not path.is_file():
+        return
+    listed = {one.issuer for one in load_lists(path)}
+    context.load_verify_locations(path)
+    # OpenSSL refuses everybody whose authority has no list; then only the check of each
+    # request applies, which asks the same file.
+    if all(root.subject in listed for root in roots):
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
