@@ -1,0 +1,152 @@
+"""The configuration of the streamer: one strict model that reads the dialects of every version.
+
+Imports nothing but pydantic, so that services can check a request without the libraries that
+carry it out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from lclstream.core.models import StrictModel, parse, read_document
+from lclstream.streamer.config.checks import Problem, problems_of
+from lclstream.streamer.config.data_sources import DataSourceConfig
+from lclstream.streamer.config.dialects import modernise
+from lclstream.streamer.config.event_sources import (
+    EventSourceConfig,
+    Hdf5EventSourceConfig,
+    InternalEventSourceConfig,
+    Psana1EventSourceConfig,
+    Psana2EventSourceConfig,
+    SimulatedDetectorEventSourceConfig,
+    Xtc2EventSourceConfig,
+)
+from lclstream.streamer.config.outputs import (
+    BatchProcessingPipelineConfig,
+    BinaryDataStreamingDataHandlerConfig,
+    BinaryFileWritingDataHandlerConfig,
+    DataHandlerConfig,
+    DataSerializerConfig,
+    HDF5BinarySerializerConfig,
+    PeaknetPreprocessingPipelineConfig,
+    ProcessingPipelineConfig,
+    SimplonBinarySerializerConfig,
+)
+
+__all__ = [
+    "BatchProcessingPipelineConfig",
+    "BinaryDataStreamingDataHandlerConfig",
+    "BinaryFileWritingDataHandlerConfig",
+    "DataHandlerConfig",
+    "DataSerializerConfig",
+    "DataSourceConfig",
+    "EventSourceConfig",
+    "HDF5BinarySerializerConfig",
+    "Hdf5EventSourceConfig",
+    "InternalEventSourceConfig",
+    "Parameters",
+    "PeaknetPreprocessingPipelineConfig",
+    "ProcessingPipelineConfig",
+    "Psana1EventSourceConfig",
+    "Psana2EventSourceConfig",
+    "SimplonBinarySerializerConfig",
+    "SimulatedDetectorEventSourceConfig",
+    "Xtc2EventSourceConfig",
+    "load_parameters",
+    "parse_parameters",
+]
+
+
+class Parameters(StrictModel):
+    """What a streamer reads, what it takes from each event, and where it sends that."""
+
+    source_identifier: str = ""
+    """What to read: files, or experiment and run; the event source says how it is written."""
+    skip_incomplete_events: bool = False
+    """Whether an event that lacks a required reading is dropped (and counted); else it is sent
+    with a documented fill value and marked in the validity mask."""
+    event_source: EventSourceConfig
+    data_sources: dict[str, DataSourceConfig]
+    """Name of a value in the messages -> where it comes from."""
+    processing_pipeline: ProcessingPipelineConfig
+    data_serializer: DataSerializerConfig
+    data_handlers: list[DataHandlerConfig] = Field(default_factory=list)
+    """Every message goes to each of them; none = run and discard."""
+
+    _notices: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was read otherwise than it was written, one sentence each."""
+        return self._notices
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _any_dialect(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, Mapping):
+            return handler(data)
+        document, notices = modernise(data)
+        problems = [_as_error(problem) for problem in problems_of(document)]
+        try:
+            parameters = handler(document)
+        except ValidationError as error:
+            problems = [_repeated(each) for each in error.errors(include_url=False)] + problems
+        if problems:
+            raise ValidationError.from_exception_data(cls.__name__, problems)
+        parameters._notices = (*notices, *_advice(parameters))  # noqa: SLF001
+        return parameters
+
+
+def parse_parameters(data: Any, where: str = "streamer configuration") -> Parameters:
+    """Check a decoded YAML or JSON document of any dialect.
+
+    Raises:
+        InvalidConfigError: names every fault at once.
+    """
+    return parse(Parameters, data, where)
+
+
+def load_parameters(path: Path) -> Parameters:
+    """Read and check a YAML or JSON file of any dialect.
+
+    Raises:
+        InvalidConfigError: names every fault at once.
+    """
+    return parse_parameters(read_document(path), str(path))
+
+
+def _as_error(problem: Problem) -> InitErrorDetails:
+    return InitErrorDetails(
+        type=PydanticCustomError("contradiction", "{text}", {"text": problem.text}),
+        loc=problem.location,
+        input=problem.value,
+    )
+
+
+def _repeated(detail: ErrorDetails) -> InitErrorDetails:
+    """Return an error that was reported once, to be reported again among others."""
+    return InitErrorDetails(
+        type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
+    )
+
+
+def _advice(parameters: Parameters) -> list[str]:
+    """Return what is allowed and yet probably not meant."""
+    advice = []
+    serializer = parameters.data_serializer
+    if isinstance(serializer, HDF5BinarySerializerConfig):
+        if serializer.compression == "zfp":
+            advice.append("zfp loses precision and may enlarge noisy frames")
+        if serializer.layout == "fields" and serializer.fields:
+            left = [name for name in parameters.data_sources if name not in serializer.fields]
+            advice += [f"data source {name!r} is not in fields and is not sent" for name in left]
+    return advice

@@ -1,0 +1,138 @@
+"""What one section of a configuration says about another.
+
+The checks work on the document as written, so that their faults are reported together with
+those of the single fields; what is malformed is passed over here, validation names it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lclstream.core.models import near
+from lclstream.streamer.config.source_identifier import PSANA2_TOKENS, identifier_tokens
+
+Location = tuple[str | int, ...]
+
+SIMPLON_SOURCES = ("timestamp", "detector_data", "detector_geometry", "run_info")
+# Sources that make their events up need no `source_identifier`.
+SELF_SUFFICIENT = ("InternalEventSource", "SimulatedDetectorEventSource")
+# The highest level of the codecs that have levels; zfp compresses numbers of 32 and 64 bits.
+MAX_LEVEL = {"gzip": 9, "gzip_with_shuffle": 9, "bitshuffle_with_zstd": 22}
+NOT_FOR_ZFP = ("bool", "int8", "int16", "uint8", "uint16", "float16", "str")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault: where it is, what is wrong, what was written there."""
+
+    location: Location
+    text: str
+    value: Any
+
+
+def problems_of(document: Mapping[str, Any]) -> list[Problem]:
+    """Return every contradiction between the sections of a configuration."""
+    return [
+        *_identifier(document),
+        *_fields(document),
+        *_codec(document),
+        *_simplon(document),
+        *_sources_exist(document),
+    ]
+
+
+def _type(document: Mapping[str, Any], section: str) -> Any:
+    model = document.get(section)
+    return model.get("type") if isinstance(model, Mapping) else None
+
+
+def _sources(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    sources = document.get("data_sources")
+    return sources if isinstance(sources, Mapping) else None
+
+
+def _serializer(document: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    serializer = document.get("data_serializer")
+    fits = isinstance(serializer, Mapping) and serializer.get("type") == kind
+    return serializer if fits else None
+
+
+def _identifier(document: Mapping[str, Any]) -> Iterator[Problem]:
+    kind, identifier = _type(document, "event_source"), document.get("source_identifier", "")
+    if not isinstance(kind, str) or not isinstance(identifier, str):
+        return
+    if not identifier.strip() and kind not in SELF_SUFFICIENT:
+        yield Problem(("source_identifier",), f"{kind} needs to know what to read", identifier)
+    if kind == "Psana2EventSource":
+        for key, value in identifier_tokens(identifier):
+            if key not in PSANA2_TOKENS:
+                text = f"unknown part {key!r}{near(key, PSANA2_TOKENS)}; allowed: " + ", ".join(
+                    PSANA2_TOKENS
+                )
+                yield Problem(("source_identifier",), text, identifier)
+            elif key in ("run", "max_events") and not value.isdigit():
+                yield Problem(("source_identifier",), f"{key} must be a number", identifier)
+
+
+def _fields(document: Mapping[str, Any]) -> Iterator[Problem]:
+    serializer, sources = _serializer(document, "HDF5BinarySerializer"), _sources(document)
+    fields = serializer.get("fields") if serializer else None
+    if not isinstance(fields, Mapping) or sources is None:
+        return
+    place: Location = ("data_serializer", "HDF5BinarySerializer", "fields")
+    taken: dict[str, str] = {}
+    for name, path in fields.items():
+        if name not in sources:
+            text = f"no data source has this name{near(str(name), list(map(str, sources)))}"
+            yield Problem((*place, name), text, path)
+        if not isinstance(path, str):
+            continue
+        clean = "/" + path.strip("/")
+        if clean == "/" or "//" in clean or "\0" in clean:
+            yield Problem((*place, name), "must be the path of a dataset", path)
+        elif clean == "/lclstream" or clean.startswith("/lclstream/"):
+            yield Problem((*place, name), "/lclstream is the group of our own metadata", path)
+        for other, owner in taken.items():
+            if clean == other or clean.startswith(other + "/") or other.startswith(clean + "/"):
+                yield Problem((*place, name), f"collides with the path of {owner!r}", path)
+        taken[clean] = str(name)
+
+
+def _codec(document: Mapping[str, Any]) -> Iterator[Problem]:
+    serializer, sources = _serializer(document, "HDF5BinarySerializer"), _sources(document)
+    if serializer is None:
+        return
+    codec, level = serializer.get("compression"), serializer.get("compression_level", 0)
+    highest = MAX_LEVEL.get(codec) if isinstance(codec, str) else None
+    if highest is not None and isinstance(level, int) and level > highest:
+        place = ("data_serializer", "HDF5BinarySerializer", "compression_level")
+        yield Problem(place, f"the level of {codec} must be 0 to {highest}", level)
+    if codec != "zfp" or sources is None:
+        return
+    for name, source in sources.items():
+        dtype = _dtype(source) if isinstance(source, Mapping) else None
+        if isinstance(dtype, str) and dtype in NOT_FOR_ZFP:
+            text = f"zfp cannot compress {dtype}; choose another compression or dtype"
+            yield Problem(("data_sources", name), text, dtype)
+
+
+def _dtype(source: Mapping[str, Any]) -> Any:
+    if source.get("type") in ("SourceIdentifier", "Psana2RunInfo"):
+        return "str"
+    return source.get("array_dtype") or source.get("dtype")
+
+
+def _simplon(document: Mapping[str, Any]) -> Iterator[Problem]:
+    serializer, sources = _serializer(document, "SimplonBinarySerializer"), _sources(document)
+    if serializer is None or sources is None:
+        return
+    missing = [name for name in SIMPLON_SOURCES if name not in sources]
+    if missing:
+        text = f"SimplonBinarySerializer also needs data sources named {', '.join(missing)}"
+        yield Problem(("data_sources",), text, sorted(map(str, sources)))
+
+
+def _sources_exist(document: Mapping[str, Any]) -> Iterator[Problem]:
+    sources = _sources(document)
+    if sources is not None and not sources:
+        yield Problem(("data_sources",), "needs at least one data source", dict(sources))

@@ -1,0 +1,110 @@
+"""Where events come from: the models of the `event_source` section."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from lclstream.core.models import StrictModel
+
+
+class PacedSource(StrictModel):
+    """What every source of ours can do: give its events no faster than asked."""
+
+    rate_hz: float = Field(default=0.0, ge=0)
+    """Events per second over all ranks, so that a replay looks live; 0 = as fast as possible."""
+
+
+class InternalEventSourceConfig(StrictModel):
+    """Empty numbered events, for tests and throughput measurements; split over the ranks."""
+
+    # Upstream takes any further key here and ignores it; so do we.
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["InternalEventSource"] = "InternalEventSource"
+    number_of_events_to_generate: int = Field(ge=0)
+    """Events over all ranks."""
+
+
+class SimulatedDetectorEventSourceConfig(PacedSource):
+    """X-ray diffraction of randomly oriented crystals on a detector of several panels.
+
+    Event i is a pure function of (these settings, i): a receiver can make it again and compare
+    every bit. `source_identifier` may name the experiment and run: `exp=NAME,run=NUMBER`.
+    """
+
+    type: Literal["SimulatedDetectorEventSource"] = "SimulatedDetectorEventSource"
+    events: int = Field(default=1000, ge=0)
+    """Events over all ranks."""
+    seed: int = Field(default=0, ge=0)
+    detector: str = Field(default="jungfrau", min_length=1)
+    """Name under which data sources find the detector."""
+    panels: int = Field(default=2, ge=1, le=256)
+    shape: tuple[int, int] = (256, 512)
+    """Rows and columns of one panel."""
+    hit_rate: float = Field(default=0.5, ge=0, le=1)
+    """Fraction of the events in which the beam hits a crystal."""
+    peaks: int = Field(default=60, ge=0)
+    """Bragg peaks of a hit at most."""
+    background_photons: float = Field(default=1.0, ge=0, le=100)
+    """Mean photons per pixel and event, without peaks."""
+    bad_pixels: float = Field(default=0.001, ge=0, le=0.5)
+    """Fraction of the pixels that are dead or hot, the same in every event."""
+    missing_frames: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the events without a detector frame."""
+    missing_scalars: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the events without a given scalar reading, drawn for each reading."""
+    wavelength_angstrom: float = Field(default=1.3, gt=0, le=100)
+    distance_mm: float = Field(default=100.0, gt=0)
+    """Sample to detector."""
+    pixel_um: float = Field(default=75.0, gt=0)
+    cell_angstrom: tuple[float, float, float] = (79.1, 79.1, 38.4)
+    """Edges of the (rectangular) unit cell."""
+
+
+class Hdf5EventSourceConfig(PacedSource):
+    """HDF5 files of any layout whose datasets have the events as first axis.
+
+    `source_identifier` names the files: plain paths or `files=PATH`, separated by commas.
+    A data source finds a dataset by its path (`/entry/data/data`), or by the name that
+    `names` gives it.
+    """
+
+    type: Literal["Hdf5EventSource"] = "Hdf5EventSource"
+    names: dict[str, str] = Field(default_factory=dict)
+    """Detector name and field, or variable -> dataset path, e.g. `jungfrau.raw.calib`."""
+    timestamp: str | None = None
+    """Path of the dataset of 64-bit time stamps; without it, an event's stamp is its index."""
+    experiment: str = ""
+    run: int = Field(default=0, ge=0)
+
+
+class Xtc2EventSourceConfig(PacedSource):
+    """XTC2 files as the LCLS-II data acquisition writes them, read without psana.
+
+    `source_identifier` names the files: plain paths or `files=PATH`, separated by commas.
+    """
+
+    type: Literal["Xtc2EventSource"] = "Xtc2EventSource"
+
+
+class Psana1EventSourceConfig(StrictModel):
+    """LCLS-I data through psana1; `source_identifier` is a psana1 data source string."""
+
+    type: Literal["Psana1EventSource"] = "Psana1EventSource"
+
+
+class Psana2EventSourceConfig(StrictModel):
+    """LCLS-II data through psana2; `source_identifier` is e.g. `exp=mfx101332224,run=7`."""
+
+    type: Literal["Psana2EventSource"] = "Psana2EventSource"
+
+
+EventSourceConfig = Annotated[
+    Hdf5EventSourceConfig
+    | InternalEventSourceConfig
+    | Psana1EventSourceConfig
+    | Psana2EventSourceConfig
+    | SimulatedDetectorEventSourceConfig
+    | Xtc2EventSourceConfig,
+    Field(discriminator="type"),
+]

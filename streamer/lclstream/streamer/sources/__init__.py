@@ -1,0 +1,1 @@
+"""The event sources, one module for each; `lclstream.streamer.events` finds them."""
