@@ -1,6 +1,7 @@
 """Errors across HTTP: raised in a service, rebuilt in its client."""
 
 import logging
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from fastapi.responses import JSONResponse
 
 logger = logging.getLogger(__name__)
+
+# What OpenSSL writes when one side does not accept the other's certificate.
+REFUSALS = ("certificate", "unknown ca", "access denied")
 
 
 def install_error_handlers(app: "FastAPI") -> None:
@@ -74,8 +78,9 @@ def translate_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except httpx.TransportError as error:
+    # The asynchronous client lets an alert that comes after the handshake through as it is.
+    except (httpx.TransportError, ssl.SSLError) as error:
         text = str(error) or type(error).__name__
-        if "certificate" in text.lower():
+        if any(word in text.lower() for word in REFUSALS):
             raise UntrustedPeerError(f"{url}: {text}") from error
         raise UnavailableError(f"no answer from {url}: {text}") from error
