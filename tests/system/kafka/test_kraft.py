@@ -21,8 +21,8 @@ def test_messages_outlive_the_death_of_the_broker(kraft: KraftBroker) -> None:
         "bootstrap.servers": kraft.bootstrap,
         "log_level": 0,
     }
-    topics = AdminClient(client).create_topics([NewTopic("kept", 2, 1)])
-    for made in topics.values():
+    admin = AdminClient(client)
+    for made in admin.create_topics([NewTopic("kept", 2, 1)]).values():
         made.result(DEADLINE_S)
     producer = Producer({**client, "acks": "all"})
     for number in range(20):
