@@ -22,16 +22,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.models import near
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from lclstream.streamer.config import Parameters
 
-Value: TypeAlias = "npt.NDArray[np.generic] | np.generic | int | float | str"
+Value: TypeAlias = npt.NDArray[np.generic] | np.generic | int | float | str
 
 
 class Readings(Protocol):
