@@ -26,6 +26,8 @@ import numpy as np
 
 Bytes: TypeAlias = bytes | bytearray | memoryview | mmap
 Version: TypeAlias = tuple[int, int, int]
+Key: TypeAlias = tuple[str, int, str]
+"""Detector, segment, algorithm."""
 Value: TypeAlias = Any
 """A field's value: `str`, numpy scalar or read-only numpy array."""
 
@@ -45,6 +47,7 @@ MAX_RANK = 5
 
 EPOCH = datetime(1990, 1, 1, tzinfo=UTC)
 EPOCH_UNIX_S = 631_152_000
+NS_PER_S = 1_000_000_000
 
 
 class Service(IntEnum):
@@ -154,7 +157,7 @@ class Names:
         algorithm: which reading of the detector, such as `raw` or `fex`.
     """
 
-    names_id: int
+    names_id: int = 0
     detector: str
     detector_type: str = ""
     serial: str = ""
@@ -181,6 +184,11 @@ class Names:
         object.__setattr__(self, "index", MappingProxyType(index))
         object.__setattr__(self, "offsets", tuple(offsets))
 
+    @property
+    def key(self) -> Key:
+        """What identifies the contributions for a person."""
+        return self.detector, self.segment, self.algorithm
+
 
 NamesTable: TypeAlias = Mapping[int, Names]
 """The Names of one stream, by `names_id`."""
@@ -196,6 +204,12 @@ def version(number: int) -> Version:
     return number >> 16, number >> 8 & 0xFF, number & 0xFF
 
 
+def later(timestamp: int, nanoseconds: int) -> int:
+    """Return the timestamp so many nanoseconds later."""
+    total = (timestamp >> 32) * NS_PER_S + (timestamp & 0xFFFFFFFF) + nanoseconds
+    return total // NS_PER_S << 32 | total % NS_PER_S
+
+
 def to_datetime(timestamp: int) -> datetime:
     """Return the UTC time of a 64-bit timestamp, to the microsecond below."""
     since = timedelta(seconds=timestamp >> 32, microseconds=(timestamp & 0xFFFFFFFF) // 1000)
@@ -204,4 +218,4 @@ def to_datetime(timestamp: int) -> datetime:
 
 def to_unix_ns(timestamp: int) -> int:
     """Return the nanoseconds since 1970 of a 64-bit timestamp, exactly."""
-    return ((timestamp >> 32) + EPOCH_UNIX_S) * 1_000_000_000 + (timestamp & 0xFFFFFFFF)
+    return ((timestamp >> 32) + EPOCH_UNIX_S) * NS_PER_S + (timestamp & 0xFFFFFFFF)
