@@ -35,7 +35,8 @@ POLL_S = 0.05
 LOG_TAIL_LINES = 20
 
 # Everything internal has one replica, or a single node never becomes ready. A session may be as
-# short as the embedded broker allows, so that the same tests run on both.
+# short as the embedded broker allows, so that the same tests run on both. After a crash the
+# node registers again only when its old registration has expired, by default after 9 s.
 PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -54,6 +55,8 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=400
 group.min.session.timeout.ms=500
 """
 
