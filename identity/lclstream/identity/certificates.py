@@ -80,14 +80,20 @@ def sign_leaf(
     validity: Validity,
 ) -> x509.Certificate:
     """Make an end-entity certificate for the public half of `key`, within the issuer's validity."""
+    builder = leaf_builder(issuer, key, leaf, validity.within(issuer))
+    return builder.sign(issuer_key, signature_hash(issuer_key))
+
+
+def leaf_builder(
+    issuer: x509.Certificate, key: PrivateKey, leaf: Leaf, validity: Validity
+) -> x509.CertificateBuilder:
+    """Return the unsigned certificate that `sign_leaf` signs, with any validity."""
     public = key.public_key()
     usages = [CLIENT, SERVER] if leaf.server else [CLIENT]
     issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     authority_id = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id)
-    builder = _builder(leaf.subject, issuer.subject, validity.within(issuer)).public_key(public)
-    builder = builder.add_extension(
-        x509.BasicConstraints(ca=False, path_length=None), critical=True
-    )
+    builder = _builder(leaf.subject, issuer.subject, validity).public_key(public)
+    builder = builder.add_extension(x509.BasicConstraints(False, None), critical=True)
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)
@@ -95,7 +101,7 @@ def sign_leaf(
     if leaf.alternative_names:
         names = x509.SubjectAlternativeName(leaf.alternative_names)
         builder = builder.add_extension(names, critical=False)
-    return builder.sign(issuer_key, signature_hash(issuer_key))
+    return builder
 
 
 def to_pem(certificate: x509.Certificate) -> bytes:

@@ -23,21 +23,37 @@ from lclstream.identity.revocation import load_lists
 
 logger = logging.getLogger(__name__)
 
+# Failures whose alert tells the client something; who does not speak TLS reads no alert.
+ALERTED = frozenset(
+    {"CERTIFICATE_VERIFY_FAILED", "PEER_DID_NOT_RETURN_A_CERTIFICATE", "UNSUPPORTED_PROTOCOL"}
+)
 ROOT_SUFFIXES = frozenset({".crt", ".pem"})
 
 
-class LoggedHandshake(ssl.SSLObject):
-    """Logs why a client was refused: asyncio ends such a connection without a word."""
+class CandidHandshake(ssl.SSLObject):
+    """Tells the log and the client why a client is refused.
+
+    Asyncio ends a connection whose handshake fails at once, without a word to the log and
+    before the alert that OpenSSL prepared is sent. A first answer of "want to read" makes it
+    send the alert; the client's answer to that, or its farewell, then gets the error.
+    """
+
+    _failed: ssl.SSLError | None = None
 
     def do_handshake(self) -> None:
         """Go on with the handshake."""
+        if self._failed is not None:
+            raise self._failed
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
             logger.warning("peer_refused", extra={"reason": error.reason, "detail": str(error)})
-            raise
+            if error.reason not in ALERTED:
+                raise
+            self._failed = error
+            raise ssl.SSLWantReadError from error
 
 
 def server_context(folder: Path) -> ssl.SSLContext:
@@ -48,7 +64,7 @@ def server_context(folder: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     context.num_tickets = 0
-    context.sslobject_class = LoggedHandshake
+    context.sslobject_class = CandidHandshake
     roots = trusted_roots(folder, "known_clients")
     _load(context, folder, roots)
     _check_lists(context, folder / REVOKED, roots)

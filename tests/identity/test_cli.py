@@ -1,0 +1,51 @@
+"""The command line, from an authority to a revoked user."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lclstream.cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
+    assert main(["identity", *map(str, arguments)]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_from_authority_to_revocation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site, service, user = (tmp_path / name for name in ("site", "service", "user"))
+    made = run(capsys, "init", site, "--name", "Our Site", "--host", "127.0.0.1")
+    assert made["authority"][0]["subject"] == "P=Signing Certificate,CN=Our Site"
+    assert made["authority"][0]["uses"] == ["signs certificates"]
+    options = ["--name", "transfers", "--host", "127.0.0.1", "--host", "dtn.example.org"]
+    issued = run(capsys, "issue-service", site, service, *options)["identity"][0]
+    assert issued["uses"] == ["client", "server"]
+    assert issued["names"] == ["127.0.0.1", "dtn.example.org"]
+    options = ["--name", "Mona Lisa", "--uid", "mona", "--email", "mona@example.org"]
+    issued = run(capsys, "issue-user", site, user, *options)["identity"][0]
+    assert issued["subject"] == "UID=mona,CN=Mona Lisa"
+    assert run(capsys, "show", user)["identity"] == [issued]
+    arguments = ["revoke", str(site), issued["serial"], "--publish", str(service)]
+    assert main(["identity", *arguments]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert written == [site / "revoked.crl", service / "revoked.crl"]
+    assert written[0].read_bytes() == written[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nowhere"], "no certificate in 'nowhere'"),
+        (["issue-user", "nowhere", "x", "--name", "X", "--uid", "x"], "cannot read certificate"),
+        (["revoke", "nowhere", "zz"], "expected a hexadecimal number, got 'zz'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["identity", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
