@@ -1,0 +1,527 @@
+"""The state machine of a transfer: an event and the time go in, a new state and actions come out.
+
+Nothing here does I/O or reads a clock. `states.py` says which phase may follow which; this module
+says which trigger an event is, given the jobs and the ledger.
+
+Rules that hold in every order of events:
+
+- producers and consumers are submitted only when the buffer listens;
+- each job is submitted at most once and canceled at most once, unless somebody restarts it by
+  hand after the end, then it is canceled again;
+- in the clean-up producers stop before the buffer drains, and the buffer drains before it is
+  stopped, unless the transfer was canceled at once;
+- a transfer is `completed` only when every job completed, every process reported its end without
+  a fault and the ledger balances.
+"""
+
+from dataclasses import dataclass, replace
+
+from lclstream.core.errors import ConflictError, IllegalTransitionError
+from lclstream.jobs.states import JobState
+from lclstream.transfers.events import (
+    Action,
+    CancelAsked,
+    CancelJob,
+    DrainAsked,
+    Event,
+    JobChanged,
+    JobCreated,
+    JobRefused,
+    LeaseAsked,
+    Reported,
+    Resumed,
+    StartAsked,
+    SubmitJob,
+    TimerFired,
+)
+from lclstream.transfers.ledger import Ledger
+from lclstream.transfers.record import Job, Lease, Role, Transfer, job_key
+from lclstream.transfers.states import (
+    CLOSING,
+    FINAL,
+    TIMERS,
+    Phase,
+    Stage,
+    Timer,
+    Trigger,
+    after,
+)
+from lclstream.transfers.verdict import ended_badly, faults, is_settled
+
+# A released lease leaves this long for another holder: a cleared task is started again.
+RELEASE_GRACE_S = 5.0
+# After a restart of the service reports and job states are read anew before any timer fires.
+RESUME_GRACE_S = 10.0
+BUFFER_NAME = "buffer"
+
+_ORDER = {JobState.NEW: 0, JobState.QUEUED: 1, JobState.ACTIVE: 2}
+_FINAL_ORDER = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """One line of the log that clients see: a job changed its state."""
+
+    time: float
+    role: Role
+    state: JobState
+    info: str
+    jobndx: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What an event led to."""
+
+    transfer: Transfer
+    actions: tuple[Action, ...] = ()
+    log: tuple[LogEntry, ...] = ()
+
+
+def advance(transfer: Transfer, event: Event, ledger: Ledger, now: float) -> Step:
+    """Return what follows from an event.
+
+    Args:
+        transfer: the state before; not changed.
+        event: what happened.
+        ledger: all reports so far, that of the event included.
+        now: Unix time.
+
+    Raises:
+        IllegalTransitionError: the event cannot happen in this phase; nothing changes.
+        ConflictError: a lease is held by somebody else.
+    """
+    machine = _Machine(transfer, ledger, now)
+    machine.handle(event)
+    return machine.step(transfer)
+
+
+class _Machine:
+    """Collects the consequences of one event."""
+
+    def __init__(self, transfer: Transfer, ledger: Ledger, now: float) -> None:
+        self.t = transfer
+        self.ledger = ledger
+        self.now = now
+        self.actions: list[Action] = []
+        self.log: list[LogEntry] = []
+
+    def step(self, before: Transfer) -> Step:
+        """Return the result, with a new version if a watcher sees a difference."""
+        if _shown(self.t) != _shown(before):
+            self.t = replace(self.t, version=before.version + 1)
+        return Step(transfer=self.t, actions=tuple(self.actions), log=tuple(self.log))
+
+    def handle(self, event: Event) -> None:
+        """Apply one event."""
+        match event:
+            case StartAsked():
+                self._start(event)
+            case JobCreated():
+                self._created(event)
+            case JobChanged():
+                self._changed(event)
+            case JobRefused():
+                self._refused(event)
+            case Reported():
+                self._reported(event)
+            case DrainAsked():
+                self._drain()
+            case CancelAsked():
+                self._cancel(event)
+            case LeaseAsked():
+                self._lease(event)
+            case TimerFired():
+                self._fired(event.timer)
+            case Resumed():
+                self._resume()
+
+    # Starting.
+
+    def _start(self, event: StartAsked) -> None:
+        known = {(job.role, job.name) for job in self.t.jobs}
+        name = BUFFER_NAME if event.role is Role.BUFFER else event.name
+        if (event.role, name) in known:
+            return
+        self._may_start(event.role)
+        if self.t.buffer is None:
+            self._move(Trigger.START)
+            self._arm(Timer.START, self.t.limits.start_s)
+            self._add(Role.BUFFER, BUFFER_NAME, 0, self.t.buffer_site)
+        if event.role is not Role.BUFFER:
+            for index in range(event.count):
+                self._add(event.role, name, index, event.site)
+        self._submit_ready()
+
+    def _may_start(self, role: Role) -> None:
+        buffer = self.t.buffer
+        closed = self.t.phase in FINAL | CLOSING or (buffer is not None and buffer.is_final)
+        if closed or (role is Role.PRODUCER and self.t.phase is Phase.DRAINING):
+            raise IllegalTransitionError(self.t.phase.value, f"start a {role.value}")
+
+    def _add(self, role: Role, name: str, index: int, site: str) -> None:
+        key = job_key(self.t.id, role, name, index)
+        job = Job(key=key, role=role, name=name, index=index, site=site)
+        self.t = replace(self.t, jobs=(*self.t.jobs, job))
+        self._note(job)
+
+    def _submit_ready(self) -> None:
+        """Submit what may run now: the buffer at once, all others when it listens."""
+        for job in self.t.jobs:
+            waits = job.role is not Role.BUFFER and not self.t.pull_url
+            if not (job.submitting or job.is_final or waits):
+                self.t = self.t.with_job(replace(job, submitting=True))
+                self.actions.append(SubmitJob(key=job.key))
+
+    # Jobs.
+
+    def _created(self, event: JobCreated) -> None:
+        job = self.t.job(event.key)
+        self.t = self.t.with_job(replace(job, jobid=event.jobid))
+
+    def _changed(self, event: JobChanged) -> None:
+        job = self.t.job(event.key)
+        if _is_restart(job, event):
+            self._restarted(job, event)
+        elif not job.is_final and _is_later(job, event):
+            self._apply(job, event.state, event.jobndx, event.info)
+
+    def _restarted(self, job: Job, event: JobChanged) -> None:
+        """Somebody started an ended job again by hand."""
+        if self.t.phase in FINAL | CLOSING:
+            if event.state not in _ORDER:
+                return
+            again = replace(job, state=event.state, jobndx=event.jobndx, canceling=True)
+            self.t = self.t.with_job(again)
+            self.actions.append(CancelJob(key=job.key))
+            self._note(again)
+            return
+        self._apply(job, event.state, event.jobndx, event.info)
+
+    def _refused(self, event: JobRefused) -> None:
+        job = self.t.job(event.key)
+        if not job.is_final:
+            state = JobState.CANCELED if job.canceling else JobState.FAILED
+            self._apply(job, state, job.jobndx, event.reason)
+
+    def _apply(self, job: Job, state: JobState, jobndx: int, info: str) -> None:
+        # A cancellation carries index 0 and ends the run that is known.
+        ndx = max(job.jobndx, jobndx)
+        changed = replace(job, state=state, jobndx=ndx, info=info)
+        self.t = self.t.with_job(changed)
+        self._note(changed)
+        if changed.role is Role.BUFFER and changed.is_final and self.t.phase is Phase.DRAINING:
+            # The stream has ended; consumer jobs get time of their own to finish their work.
+            self._arm(Timer.DRAIN, self.t.limits.drain_s)
+        self._go_on()
+
+    # Reports.
+
+    def _reported(self, event: Reported) -> None:
+        if self.t.phase in FINAL:
+            return
+        if event.final:
+            # The ledger changed in a way that a watcher wants to see.
+            finals = sum(self.ledger.finals(role) for role in Role)
+            self.t = replace(self.t, finals=finals)
+        if self.t.phase in CLOSING:
+            return
+        if event.role is Role.BUFFER and event.pull_url and not self.t.pull_url:
+            self.t = replace(self.t, push_url=event.push_url, pull_url=event.pull_url)
+            if self.t.phase is Phase.STARTING:
+                self._arm(Timer.START, self.t.limits.start_s)
+            self._submit_ready()
+        if event.role is Role.PRODUCER and self.t.phase is Phase.STARTING and self.t.pull_url:
+            self._stream()
+        if event.final and not event.ok and event.role is not Role.CONSUMER:
+            text = event.error or "ended with a fault"
+            self._fail(f"{event.role.value} {event.peer}: {text}")
+            return
+        self._watch_activity()
+        self._go_on()
+
+    def _watch_activity(self) -> None:
+        activity = self.ledger.activity()
+        if activity != self.t.activity:
+            self.t = replace(self.t, activity=activity)
+            if self.t.phase is Phase.STREAMING:
+                self._arm(Timer.IDLE, self.t.limits.idle_s)
+
+    # Going on: what the jobs and the ledger lead to in the phase where the transfer is.
+
+    def _go_on(self) -> None:
+        if self.t.phase is Phase.STARTING and any(
+            job.state is JobState.ACTIVE for job in self.t.of_role(Role.PRODUCER)
+        ):
+            self._stream()
+        if self.t.phase in (Phase.STARTING, Phase.STREAMING):
+            self._go_on_streaming()
+        if self.t.phase is Phase.DRAINING:
+            self._go_on_draining()
+        if self.t.phase in CLOSING:
+            self._clean_up()
+
+    def _stream(self) -> None:
+        self._move(Trigger.STREAM)
+        self._arm(Timer.IDLE, self.t.limits.idle_s)
+
+    def _go_on_streaming(self) -> None:
+        if self._fail_on_dead_job():
+            return
+        producers = self.t.of_role(Role.PRODUCER)
+        buffer = self.t.buffer
+        buffer_closed = buffer is not None and buffer.is_final
+        if buffer_closed and not producers:
+            self._fail("the buffer ended before any producer was started")
+        elif buffer_closed or (producers and all(job.is_final for job in producers)):
+            self._enter_draining()
+
+    def _enter_draining(self) -> None:
+        self._move(Trigger.DRAIN)
+        self._arm(Timer.DRAIN, self.t.limits.drain_s)
+
+    def _go_on_draining(self) -> None:
+        if self._fail_on_dead_job():
+            return
+        buffer = self.t.buffer
+        if buffer is None or not all(job.is_final for job in self.t.jobs):
+            return
+        if is_settled(self.t, self.ledger):
+            self._judge()
+        elif Timer.SETTLE not in self.t.timers:
+            self._arm(Timer.SETTLE, self.t.limits.settle_s)
+
+    def _judge(self) -> None:
+        found = faults(self.t, self.ledger)
+        if found:
+            self._fail("; ".join(found))
+        else:
+            self._move(Trigger.COMPLETE)
+
+    def _fail_on_dead_job(self) -> bool:
+        """Fail when a job that the transfer cannot do without has ended badly."""
+        dead = [
+            job
+            for job in (*self.t.of_role(Role.BUFFER), *self.t.of_role(Role.PRODUCER))
+            if job.is_final and job.state is not JobState.COMPLETED
+        ]
+        consumers = self.t.of_role(Role.CONSUMER)
+        # One consumer that dies leaves its share to the others.
+        if consumers and all(job.is_final for job in consumers):
+            lost = [job for job in consumers if job.state is not JobState.COMPLETED]
+            dead += lost if len(lost) == len(consumers) else []
+        if dead:
+            self._fail("; ".join(ended_badly(job) for job in dead))
+        return bool(dead)
+
+    # Ending early.
+
+    def _drain(self) -> None:
+        if self.t.phase is Phase.DRAINING:
+            return
+        if self.t.phase is not Phase.STREAMING:
+            raise IllegalTransitionError(self.t.phase.value, Trigger.DRAIN.value)
+        self._enter_draining()
+        self._go_on()
+
+    def _cancel(self, event: CancelAsked) -> None:
+        if self.t.phase in FINAL:
+            return
+        if self.t.phase in CLOSING:
+            if event.at_once and not self.t.at_once:
+                self.t = replace(self.t, at_once=True)
+                self._clean_up()
+            return
+        self._close(Trigger.CANCEL, event.reason, at_once=event.at_once)
+
+    def _fail(self, reason: str, *, at_once: bool = False) -> None:
+        self._close(Trigger.FAIL, reason, at_once=at_once)
+
+    def _close(self, trigger: Trigger, reason: str, *, at_once: bool) -> None:
+        self._move(trigger)
+        self.t = replace(self.t, reason=reason, at_once=at_once)
+        self._enter_stage(Stage.PRODUCERS)
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Go through the stages of the clean-up as far as possible."""
+        if self.t.at_once and self.t.stage in (Stage.PRODUCERS, Stage.FLUSH):
+            self._enter_stage(Stage.JOBS)
+        if self.t.stage is Stage.PRODUCERS and self._all_final(Role.PRODUCER):
+            self._enter_stage(Stage.FLUSH if self._can_flush() else Stage.JOBS)
+        if self.t.stage is Stage.FLUSH and self._all_final(*Role):
+            self._enter_stage(Stage.JOBS)
+        if self.t.stage is Stage.JOBS and self._all_final(*Role):
+            self._end()
+
+    def _enter_stage(self, stage: Stage) -> None:
+        self.t = replace(self.t, stage=stage)
+        limits = self.t.limits
+        if stage is Stage.PRODUCERS:
+            self._cancel_jobs(Role.PRODUCER)
+            self._arm(Timer.STOP, limits.stop_s)
+        elif stage is Stage.FLUSH:
+            canceling = self.t.phase is Phase.CANCELING
+            self._arm(Timer.STOP, limits.flush_s if canceling else limits.drain_s)
+        else:
+            self._cancel_jobs(Role.PRODUCER, Role.CONSUMER, Role.BUFFER)
+            self._arm(Timer.STOP, limits.stop_s)
+
+    def _cancel_jobs(self, *roles: Role) -> None:
+        for role in roles:
+            for job in self.t.of_role(role):
+                if job.is_final or job.canceling:
+                    continue
+                if job.submitting:
+                    self.t = self.t.with_job(replace(job, canceling=True))
+                    self.actions.append(CancelJob(key=job.key))
+                else:
+                    ended = replace(
+                        job, canceling=True, state=JobState.CANCELED, info="never submitted"
+                    )
+                    self.t = self.t.with_job(ended)
+                    self._note(ended)
+
+    def _can_flush(self) -> bool:
+        buffer = self.t.buffer
+        if buffer is None or buffer.is_final or not self.t.pull_url:
+            return False
+        # A canceled transfer does not wait for consumers that nobody has seen.
+        consumers = self.ledger.unfinished(Role.CONSUMER)
+        waiting = [job for job in self.t.of_role(Role.CONSUMER) if not job.is_final]
+        return self.t.phase is Phase.FAILING or bool(consumers or waiting)
+
+    def _end(self) -> None:
+        reason = self.t.reason
+        differences = self.ledger.differences()
+        if self.t.phase is Phase.FAILING and differences:
+            new = [text for text in differences if text not in reason]
+            reason = "; ".join([reason, *new])
+        unseen = tuple(job.key for job in self.t.jobs if not job.is_final)
+        if unseen:
+            reason += f"; not seen to end within {self.t.limits.stop_s:g} s: {', '.join(unseen)}"
+        self._move(Trigger.END)
+        self.t = replace(self.t, stage=Stage.NONE, reason=reason, unseen=unseen)
+
+    # Leases and timers.
+
+    def _lease(self, event: LeaseAsked) -> None:
+        lease = self.t.lease
+        if event.release:
+            if lease is not None and _holds(lease, event) and Timer.LEASE in self.t.timers:
+                soon = min(self.t.timers[Timer.LEASE], self.now + RELEASE_GRACE_S)
+                self._arm(Timer.LEASE, soon - self.now)
+            return
+        if self.t.phase in FINAL | CLOSING:
+            raise IllegalTransitionError(self.t.phase.value, "renew a lease")
+        if lease is not None and event.generation <= lease.generation and not _holds(lease, event):
+            raise ConflictError(
+                f"the lease is held by {lease.holder!r} in generation {lease.generation}"
+            )
+        self.t = replace(
+            self.t,
+            lease=Lease(holder=event.holder, generation=event.generation, ttl_s=event.ttl_s),
+        )
+        self._arm(Timer.LEASE, event.ttl_s)
+
+    def _fired(self, timer: Timer) -> None:
+        due = self.t.timers.get(timer)
+        if due is None or due > self.now:
+            return
+        self._disarm(timer)
+        handlers = {
+            Timer.START: self._start_fired,
+            Timer.IDLE: self._idle_fired,
+            Timer.DRAIN: self._drain_fired,
+            Timer.TOTAL: self._total_fired,
+            Timer.LEASE: self._lease_fired,
+            Timer.SETTLE: self._judge,
+            Timer.STOP: self._stop_fired,
+        }
+        handlers[timer]()
+
+    def _start_fired(self) -> None:
+        missing = "no producer runs" if self.t.pull_url else "the buffer does not listen"
+        self._fail(f"start: {missing} after {self.t.limits.start_s:g} s", at_once=True)
+
+    def _idle_fired(self) -> None:
+        self._fail(f"idle: nothing moved for {self.t.limits.idle_s:g} s")
+
+    def _drain_fired(self) -> None:
+        waits_for = ", ".join(job.title for job in self.t.jobs if not job.is_final)
+        text = f"drain: not done after {self.t.limits.drain_s:g} s, waiting for {waits_for}"
+        self._fail(text, at_once=True)
+
+    def _total_fired(self) -> None:
+        self._fail(f"total: not done after {self.t.limits.total_s:g} s")
+
+    def _lease_fired(self) -> None:
+        lease = self.t.lease
+        whose = f" of {lease.holder} (generation {lease.generation})" if lease else ""
+        self._close(Trigger.CANCEL, f"lease: that{whose} has lapsed", at_once=False)
+
+    def _stop_fired(self) -> None:
+        if self.t.stage is Stage.PRODUCERS:
+            self._enter_stage(Stage.FLUSH if self._can_flush() else Stage.JOBS)
+            self._clean_up()
+        elif self.t.stage is Stage.FLUSH:
+            self._enter_stage(Stage.JOBS)
+            self._clean_up()
+        else:
+            self._end()
+
+    def _resume(self) -> None:
+        timers = {
+            timer: max(due, self.now + RESUME_GRACE_S) for timer, due in self.t.timers.items()
+        }
+        self.t = replace(self.t, timers=timers)
+        # Nobody could renew a lease or move a message while the service was away.
+        if self.t.lease is not None and Timer.LEASE in timers:
+            self._arm(Timer.LEASE, self.t.lease.ttl_s)
+        if Timer.IDLE in timers:
+            self._arm(Timer.IDLE, self.t.limits.idle_s)
+
+    # Small changes.
+
+    def _move(self, trigger: Trigger) -> None:
+        phase = after(self.t.phase, trigger)
+        kept = {timer: due for timer, due in self.t.timers.items() if timer in TIMERS[phase]}
+        self.t = replace(self.t, phase=phase, timers=kept)
+
+    def _arm(self, timer: Timer, seconds: float) -> None:
+        self.t = replace(self.t, timers={**self.t.timers, timer: self.now + seconds})
+
+    def _disarm(self, timer: Timer) -> None:
+        kept = {each: due for each, due in self.t.timers.items() if each is not timer}
+        self.t = replace(self.t, timers=kept)
+
+    def _all_final(self, *roles: Role) -> bool:
+        return all(job.is_final for job in self.t.jobs if job.role in roles)
+
+    def _note(self, job: Job) -> None:
+        self.log.append(
+            LogEntry(
+                time=self.now, role=job.role, state=job.state, info=job.info, jobndx=job.jobndx
+            )
+        )
+
+
+def _shown(transfer: Transfer) -> Transfer:
+    """Return the part of a transfer whose change a watcher wants to see."""
+    return replace(transfer, timers={}, activity=(), lease=None, version=0)
+
+
+def _holds(lease: Lease, event: LeaseAsked) -> bool:
+    return (lease.holder, lease.generation) == (event.holder, event.generation)
+
+
+def _is_restart(job: Job, event: JobChanged) -> bool:
+    return event.jobndx > job.jobndx >= 1
+
+
+def _is_later(job: Job, event: JobChanged) -> bool:
+    """Return whether an event is news of the job's current run, not a late or doubled one."""
+    if event.state is JobState.CANCELED:
+        return True
+    order = _ORDER.get(event.state, _FINAL_ORDER)
+    return event.jobndx >= job.jobndx and order > _ORDER[job.state]
