@@ -212,7 +212,7 @@ class Airflow:
         with self._lock, self.log(name).open("ab") as log:
             if self._stopping.is_set():
                 raise UnavailableError("airflow is being stopped")
-            process = subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(
                 [sys.executable, "-m", "airflow", *arguments],
                 env=self._environment,
                 cwd=self.home,

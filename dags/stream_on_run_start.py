@@ -1,0 +1,61 @@
+"""Stream a run to its analysis while it is taken: reserve, start, watch, stop.
+
+The watcher of the Elog starts this DAG when a run begins; the workflow definition says what to
+read and what to run (`parameters`). Copy this file to make a DAG of your own.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param
+
+from lclstream.operators import (
+    ReserveTransferOperator,
+    StartBufferOperator,
+    StopTransferOperator,
+    SubmitJobOperator,
+    SubmitStreamerOperator,
+    SuperviseTransferOperator,
+)
+
+with DAG(
+    "stream_on_run_start",
+    schedule=None,
+    catchup=False,
+    max_active_runs=16,
+    render_template_as_native_obj=True,  # a template that is one value keeps its type
+    default_args={"retries": 3, "retry_delay": timedelta(seconds=5)},
+    params={
+        "experiment": Param("", type="string", description="such as mfx101332224"),
+        "run": Param(0, type=["integer", "string"], description="number of the run"),
+        "begin_time": Param(None, type=["null", "string"], description="when it began"),
+        "parameters": Param({}, type="object", description="of the workflow definition"),
+    },
+):
+    reserve = ReserveTransferOperator(
+        task_id="reserve",
+        experiment="{{ params.experiment }}",
+        run="{{ params.run }}",
+        begin_time="{{ params.begin_time }}",
+        max_age_s="{{ params.parameters.max_age_s | default(0) }}",
+        streamer="{{ params.parameters.streamer }}",
+        producers="{{ params.parameters.producers | default(1) }}",
+        site="{{ params.parameters.producer_site | default('') }}",
+        limits="{{ params.parameters.limits | default({}) }}",
+    ).as_setup()
+    start_buffer = StartBufferOperator(task_id="start_buffer", transfer=reserve.output)
+    submit_streamer = SubmitStreamerOperator(task_id="submit_streamer", transfer=reserve.output)
+    submit_analysis = SubmitJobOperator(
+        task_id="submit_analysis",
+        transfer=reserve.output,
+        script="{{ params.parameters.analysis }}",
+        site="{{ params.parameters.analysis_site | default('') }}",
+        count="{{ params.parameters.consumers | default(1) }}",
+        environment="{{ params.parameters.environment | default({}) }}",
+        resources="{{ params.parameters.resources | default({}) }}",
+    )
+    supervise = SuperviseTransferOperator(task_id="supervise", transfer=reserve.output)
+    stop = StopTransferOperator(task_id="stop", transfer=reserve.output)
+
+    reserve >> start_buffer >> [submit_streamer, submit_analysis] >> supervise >> stop
+    # Runs whatever happens to the others, and fails the run unless all of it was well.
+    stop.as_teardown(setups=reserve, on_failure_fail_dagrun=True)

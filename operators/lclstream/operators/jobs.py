@@ -1,0 +1,83 @@
+"""The operator that submits what works on a stream: any script, as jobs at any site."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from lclstream.operators.reservation import LEASE_S, Reservation, TransferOperator
+from lclstream.transfers.client import TransfersClient
+
+
+class SubmitJobOperator(TransferOperator):
+    """Submit jobs that pull from the transfer's buffer; they start as soon as it listens.
+
+    The script finds the URL to pull from in `$LCLSTREAM_URL`. Running the task again starts
+    nothing twice.
+    """
+
+    template_fields: Sequence[str] = (
+        "transfer",
+        "script",
+        "site",
+        "count",
+        "environment",
+        "resources",
+        "name",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "script": "bash",
+        "resources": "json",
+        "environment": "json",
+    }
+    role = "consumer"
+
+    def __init__(
+        self,
+        *,
+        transfer: Any,
+        script: str,
+        site: str | None = None,
+        count: int | str = 1,
+        environment: Mapping[str, str] | str | None = None,
+        resources: Mapping[str, Any] | str | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Describe the jobs.
+
+        Args:
+            transfer: output of the `ReserveTransferOperator`.
+            script: text of the script; a first line such as `#!/bin/bash` chooses who runs it.
+            site: where the jobs run; by default where the producers run.
+            count: how many jobs share the stream.
+            environment: variables for the script.
+            resources: fields of a ResourceSpec, such as `node_count` or `duration`.
+            name: of the jobs, unique in the transfer; by default the task's id.
+            kwargs: what every operator of a transfer takes.
+        """
+        super().__init__(transfer=transfer, **kwargs)
+        self.script = script
+        self.site = site
+        self.count = count
+        self.environment = environment
+        self.resources = resources
+        self.name = name or self.task_id
+
+    @property
+    def job_name(self) -> str:
+        """Whose logs the task's link shows."""
+        return str(self.name)
+
+    def work(self, context: Any, client: TransfersClient, reservation: Reservation) -> int:
+        """Ask the service for them."""
+        wanted = {
+            "role": "consumer",
+            "name": self.job_name,
+            "script": self.script,
+            "site": self.site,
+            "count": self.count,
+            "environment": self.environment,
+            "resources": self.resources,
+        }
+        reservation.lease(client, LEASE_S)
+        client.start(reservation.id, {k: v for k, v in wanted.items() if v is not None and v != ""})
+        return reservation.id

@@ -1,0 +1,123 @@
+"""What all tasks of one transfer share: which one it is, its lease, its links."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.exceptions import AirflowFailException
+
+from lclstream.core.errors import LclstreamError
+from lclstream.operators.hooks import DEFAULT_CONNECTION, LclstreamHook, explained
+from lclstream.operators.links import JobLogsLink, TransferLink, push_links
+from lclstream.transfers.client import TransfersClient
+from lclstream.transfers.models import TransferInfo
+
+LEASE_S = 300.0
+"""How long a transfer outlives an Airflow that is gone: longer than a restart takes."""
+KILL_TIMEOUT_S = 2.5
+"""Airflow kills the process 5 s after it asked `on_kill` to hurry."""
+STOP_S = 90.0
+"""Longest time for the service to end a transfer: its own limits add up to less."""
+WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What `reserve` hands to the other tasks, by XCom; holds no secret."""
+
+    id: int
+    holder: str
+    """Who keeps the transfer's lease: the DAG run."""
+    generation: int
+    """Grows whenever `reserve` runs again, so that what an earlier try says is ignored."""
+
+    @classmethod
+    def read(cls, value: object) -> "Reservation":
+        """Return what a task got as its `transfer`.
+
+        Raises:
+            AirflowFailException: it is something else; says what is wanted.
+        """
+        if isinstance(value, Mapping) and set(value) == {"id", "holder", "generation"}:
+            return cls(**value)
+        raise AirflowFailException(
+            f"transfer: must be the output of ReserveTransferOperator, "
+            f"as in transfer=reserve.output, got {value!r}"
+        )
+
+    def lease(self, client: TransfersClient, ttl_s: float, *, release: bool = False) -> None:
+        """Renew the lease, or give it back."""
+        client.lease(
+            self.id,
+            holder=self.holder,
+            generation=self.generation,
+            ttl_s=ttl_s,
+            release=release,
+        )
+
+
+class TransferOperator(BaseOperator):
+    """Base of the operators that work on a reserved transfer."""
+
+    template_fields: Sequence[str] = ("transfer",)
+    operator_extra_links: ClassVar[tuple[BaseOperatorLink, ...]] = (TransferLink(), JobLogsLink())
+    role: ClassVar[str] = ""
+    """Whose logs the task's link shows; empty: those of all jobs."""
+
+    def __init__(
+        self, *, transfer: Any, lclstream_conn_id: str = DEFAULT_CONNECTION, **kwargs: Any
+    ) -> None:
+        """Take what every task of a transfer needs.
+
+        Args:
+            transfer: output of the `ReserveTransferOperator`.
+            lclstream_conn_id: connection of type `lclstream`.
+            kwargs: what every operator takes.
+        """
+        super().__init__(**kwargs)
+        self.transfer = transfer
+        self.lclstream_conn_id = lclstream_conn_id
+        self._running: tuple[LclstreamHook, Reservation] | None = None
+
+    def execute(self, context: Any) -> Any:
+        """Do the task's work on the transfer; a fault that cannot pass fails the task at once."""
+        reservation = Reservation.read(self.transfer)
+        hook = LclstreamHook(self.lclstream_conn_id)
+        with explained(), hook.get_conn() as client:
+            self._running = hook, reservation
+            push_links(context["ti"], reservation.id, self.role, self.job_name)
+            return self.work(context, client, reservation)
+
+    @property
+    def job_name(self) -> str:
+        """Whose logs the task's link shows, among the jobs of its role; empty: all."""
+        return ""
+
+    def work(self, context: Any, client: TransfersClient, reservation: Reservation) -> Any:
+        """Do the task's work with a client that is open."""
+        raise NotImplementedError
+
+    def on_kill(self) -> None:
+        """Give the lease back, in one quick call: the service ends the transfer.
+
+        If the task was cleared, `reserve` runs again and takes a new lease, and this is
+        ignored. The teardown cancels in any case.
+        """
+        if self._running is None:
+            return
+        hook, reservation = self._running
+        try:
+            with hook.get_conn(timeout_s=KILL_TIMEOUT_S) as client:
+                reservation.lease(client, LEASE_S, release=True)
+        except LclstreamError as error:
+            self.log.warning("could not give back the lease: %s", error)
+
+
+def wait_final(client: TransfersClient, info: TransferInfo, timeout_s: float) -> TransferInfo:
+    """Wait until a transfer has ended, or the time is over, and return how it is then."""
+    deadline = time.monotonic() + timeout_s
+    while not info.is_final and (left := deadline - time.monotonic()) > 0:
+        info = client.wait(info.id, info.version, min(WAIT_S, left))
+    return info

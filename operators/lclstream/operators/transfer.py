@@ -1,0 +1,195 @@
+"""Operators that reserve a transfer and start its buffer and streamer.
+
+They are thin: the transfers service owns the transfer, starts its jobs, keeps its ledger and
+ends it also when Airflow is gone. What belongs together in a DAG:
+
+```python
+reserve = ReserveTransferOperator(task_id="reserve", ...).as_setup()
+buffer = StartBufferOperator(task_id="start_buffer", transfer=reserve.output)
+streamer = SubmitStreamerOperator(task_id="submit_streamer", transfer=reserve.output)
+watch = SuperviseTransferOperator(task_id="supervise", transfer=reserve.output)
+stop = StopTransferOperator(task_id="stop", transfer=reserve.output)
+reserve >> buffer >> streamer >> watch
+watch >> stop.as_teardown(setups=reserve, on_failure_fail_dagrun=True)
+```
+
+Only a teardown runs after somebody marked the run failed, and only if its setup was well:
+hence the setup does nothing but reserve, and `stop` ends everything. Without
+`on_failure_fail_dagrun` such a run could end as a success. No `dagrun_timeout`: it skips
+the teardown.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.exceptions import AirflowFailException
+
+from lclstream.core.models import parse
+from lclstream.operators.hooks import DEFAULT_CONNECTION, LclstreamHook, explained
+from lclstream.operators.links import TransferLink, push_links
+from lclstream.operators.reservation import (
+    LEASE_S,
+    STOP_S,
+    Reservation,
+    TransferOperator,
+    wait_final,
+)
+from lclstream.transfers.client import TransfersClient
+from lclstream.transfers.models import TransferInfo, TransferRequest
+from lclstream.transfers.states import CLOSING, FINAL
+
+
+class ReserveTransferOperator(BaseOperator):
+    """Write the transfer into the service's ledger; nothing is started.
+
+    The setup of a DAG. Safe to run again: the same run gets the same transfer, unless that one
+    has ended; then the run was cleared and gets a new one.
+
+    Returns (XCom): id, lease holder and generation, for `transfer=reserve.output`.
+    """
+
+    template_fields: Sequence[str] = (
+        "streamer",
+        "experiment",
+        "run",
+        "producers",
+        "site",
+        "buffer_site",
+        "memory",
+        "limits",
+        "begin_time",
+        "max_age_s",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"streamer": "json", "limits": "json"}
+    operator_extra_links: ClassVar[tuple[BaseOperatorLink, ...]] = (TransferLink(),)
+
+    def __init__(
+        self,
+        *,
+        streamer: Any,
+        experiment: str,
+        run: int | str,
+        producers: int | str = 1,
+        site: str | None = None,
+        buffer_site: str | None = None,
+        memory: str | None = None,
+        limits: Mapping[str, float] | str | None = None,
+        begin_time: str | None = None,
+        max_age_s: float | str | None = None,
+        lclstream_conn_id: str = DEFAULT_CONNECTION,
+        lease_s: float = LEASE_S,
+        **kwargs: Any,
+    ) -> None:
+        """Describe the stream.
+
+        Args:
+            streamer: configuration of the streamer, without handlers.
+            experiment: its name.
+            run: its number.
+            producers: how many ranks read and send.
+            site: where they run; by default the service's first site.
+            buffer_site: where the buffer runs; by default where the producers run.
+            memory: how much the buffer may hold, e.g. "256MiB".
+            limits: `start_s`, `idle_s`, `drain_s`, `total_s`; the service's own are upper bounds.
+            begin_time: when the run began, RFC 3339.
+            max_age_s: refuse a run that began longer ago: a DAG that was paused keeps the runs
+                it got, and streams old ones when it is resumed. None or 0: take any.
+            lclstream_conn_id: connection of type `lclstream`.
+            lease_s: for how long the transfer lives without a sign of Airflow.
+            kwargs: what every operator takes.
+        """
+        super().__init__(**{"retries": 3, "retry_delay": timedelta(seconds=5)} | kwargs)
+        self.streamer = streamer
+        self.experiment = experiment
+        self.run = run
+        self.producers = producers
+        self.site = site
+        self.buffer_site = buffer_site
+        self.memory = memory
+        self.limits = limits
+        self.begin_time = begin_time
+        self.max_age_s = max_age_s
+        self.lclstream_conn_id = lclstream_conn_id
+        self.lease_s = lease_s
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Refuse what is too old, else reserve and take the lease."""
+        self._refuse_stale()
+        ti = context["ti"]
+        holder = f"{ti.dag_id}/{ti.run_id}"
+        with explained():
+            request = self._request()
+            with LclstreamHook(self.lclstream_conn_id).get_conn() as client:
+                info = self._reserve(client, request, holder)
+                generation = info.lease.generation + 1 if info.lease else 1
+                reservation = Reservation(id=info.id, holder=holder, generation=generation)
+                reservation.lease(client, self.lease_s)
+        push_links(ti, info.id)
+        self.log.info("transfer %s is reserved (%s)", info.id, info.phase)
+        return asdict(reservation)
+
+    def _request(self) -> TransferRequest:
+        wanted = {
+            "streamer": self.streamer,
+            "experiment": str(self.experiment),
+            "run": self.run,
+            "producers": self.producers,
+            "site": self.site,
+            "buffer_site": self.buffer_site,
+            "memory": self.memory,
+            "limits": self.limits,
+        }
+        given = {name: value for name, value in wanted.items() if value not in (None, "")}
+        return parse(TransferRequest, {**given, "hold": True}, f"task {self.task_id!r}")
+
+    def _reserve(
+        self, client: TransfersClient, request: TransferRequest, holder: str
+    ) -> TransferInfo:
+        for life in count(1):
+            status = client.create(request, key=f"{holder}#{life}")
+            info = client.get(status.id)
+            if info.phase in CLOSING:
+                self.log.info("transfer %s of an earlier try is ending", info.id)
+                info = wait_final(client, info, STOP_S)
+            if info.phase not in FINAL:
+                return info
+            self.log.info("transfer %s of an earlier try is %s", info.id, info.phase)
+        raise AssertionError
+
+    def _refuse_stale(self) -> None:
+        if not self.max_age_s or not self.begin_time:
+            return
+        age_s = (datetime.now(UTC) - datetime.fromisoformat(str(self.begin_time))).total_seconds()
+        if age_s > float(self.max_age_s):
+            raise AirflowFailException(
+                f"run {self.run} of {self.experiment} began {age_s:.0f} s ago, at "
+                f"{self.begin_time}; more than {self.max_age_s} s is refused"
+            )
+
+
+class StartBufferOperator(TransferOperator):
+    """Start the buffer; asking twice starts it once."""
+
+    role = "buffer"
+
+    def work(self, context: Any, client: TransfersClient, reservation: Reservation) -> int:
+        """Ask the service for it."""
+        reservation.lease(client, LEASE_S)
+        client.start(reservation.id, {"role": "buffer"})
+        return reservation.id
+
+
+class SubmitStreamerOperator(TransferOperator):
+    """Submit the producers; they start as soon as the buffer listens."""
+
+    role = "producer"
+
+    def work(self, context: Any, client: TransfersClient, reservation: Reservation) -> int:
+        """Ask the service for them."""
+        reservation.lease(client, LEASE_S)
+        client.start(reservation.id, {"role": "producer"})
+        return reservation.id
