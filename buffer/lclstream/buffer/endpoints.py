@@ -1,0 +1,9 @@
+"""The ends of a stream in pure Python: `Push` for producers, `Pull` for consumers.
+
+They speak the SP protocol over TCP, so either may be replaced by an NNG program.
+"""
+
+from lclstream.buffer.pull import Pull, ReceiveTimeoutError
+from lclstream.buffer.push import Payload, Push
+
+__all__ = ["Payload", "Pull", "Push", "ReceiveTimeoutError"]
