@@ -9,6 +9,7 @@ import pytest
 from lclstream.core.errors import ConflictError, IllegalTransitionError
 from lclstream.core.ledger import Report, TallyModel
 from lclstream.jobs.states import JobState
+from lclstream.transfers.draft import LogEntry
 from lclstream.transfers.events import (
     Action,
     CancelAsked,
@@ -26,7 +27,7 @@ from lclstream.transfers.events import (
     TimerFired,
 )
 from lclstream.transfers.ledger import Ledger
-from lclstream.transfers.machine import RELEASE_GRACE_S, RESUME_GRACE_S, LogEntry, advance
+from lclstream.transfers.machine import RELEASE_GRACE_S, RESUME_GRACE_S, advance
 from lclstream.transfers.record import Limits, Role, Transfer, from_json, to_json
 from lclstream.transfers.states import Phase, Stage, Timer
 
@@ -46,7 +47,7 @@ class Bench:
         self.now = 1000.0
         self.ledger = Ledger()
         self.actions: list[Action] = []
-        self.log: list[LogEntry] = []
+        self.log = list[LogEntry]()
         self.t = Transfer(
             id=7,
             owner="uid:mona",

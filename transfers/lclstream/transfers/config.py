@@ -24,13 +24,16 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from lclstream.core.errors import InvalidConfigError
-from lclstream.core.models import StrictModel, near, parse, read_document
+from lclstream.core.models import StrictModel, parse, read_document
 from lclstream.identity.roles import CallerName
-from lclstream.jobs.models import ResourceSpec
-from lclstream.transfers.models import EnvironmentName, LimitsRequest, Name
+from lclstream.transfers.models import (
+    EnvironmentName,
+    LimitsRequest,
+    Name,
+    checked_resources,
+    without_reserved,
+)
 from lclstream.transfers.record import Limits
-
-RESERVED_PREFIX = "LCLSTREAM_"
 
 
 class SiteConfig(StrictModel):
@@ -66,10 +69,7 @@ class SiteConfig(StrictModel):
     @field_validator("environment")
     @classmethod
     def _not_ours(cls, value: dict[str, str]) -> dict[str, str]:
-        taken = [name for name in value if name.startswith(RESERVED_PREFIX)]
-        if taken:
-            raise ValueError(f"{taken[0]} is set by the service")
-        return value
+        return without_reserved(value)
 
     @field_validator("launcher")
     @classmethod
@@ -85,21 +85,7 @@ class SiteConfig(StrictModel):
     @field_validator("resources")
     @classmethod
     def _fits_resource_spec(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_resources(value)
-        return value
-
-
-def check_resources(value: dict[str, Any]) -> None:
-    """Refuse what is not a field of `ResourceSpec`, or has no proper value.
-
-    Raises:
-        ValueError: says which and, if it can, what was meant.
-    """
-    known = sorted(ResourceSpec.model_fields)
-    for name in value:
-        if name not in known:
-            raise ValueError(f"unknown field {name!r}{near(name, known)}")
-    ResourceSpec.model_validate(value)
+        return checked_resources(value)
 
 
 class TransfersConfig(StrictModel):

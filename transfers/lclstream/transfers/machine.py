@@ -14,12 +14,12 @@ Rules that hold in every order of events:
   a fault and the ledger balances.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lclstream.core.errors import ConflictError, IllegalTransitionError
 from lclstream.jobs.states import JobState
+from lclstream.transfers.draft import Draft, Step
 from lclstream.transfers.events import (
-    Action,
     CancelAsked,
     CancelJob,
     DrainAsked,
@@ -31,7 +31,6 @@ from lclstream.transfers.events import (
     Reported,
     Resumed,
     StartAsked,
-    SubmitJob,
     TimerFired,
 )
 from lclstream.transfers.ledger import Ledger
@@ -39,12 +38,9 @@ from lclstream.transfers.record import Job, Lease, Role, Transfer, job_key
 from lclstream.transfers.states import (
     CLOSING,
     FINAL,
-    TIMERS,
     Phase,
-    Stage,
     Timer,
     Trigger,
-    after,
 )
 from lclstream.transfers.verdict import ended_badly, faults, is_settled
 
@@ -56,26 +52,6 @@ BUFFER_NAME = "buffer"
 
 _ORDER = {JobState.NEW: 0, JobState.QUEUED: 1, JobState.ACTIVE: 2}
 _FINAL_ORDER = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogEntry:
-    """One line of the log that clients see: a job changed its state."""
-
-    time: float
-    role: Role
-    state: JobState
-    info: str
-    jobndx: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What an event led to."""
-
-    transfer: Transfer
-    actions: tuple[Action, ...] = ()
-    log: tuple[LogEntry, ...] = ()
 
 
 def advance(transfer: Transfer, event: Event, ledger: Ledger, now: float) -> Step:
@@ -96,21 +72,8 @@ def advance(transfer: Transfer, event: Event, ledger: Ledger, now: float) -> Ste
     return machine.step(transfer)
 
 
-class _Machine:
-    """Collects the consequences of one event."""
-
-    def __init__(self, transfer: Transfer, ledger: Ledger, now: float) -> None:
-        self.t = transfer
-        self.ledger = ledger
-        self.now = now
-        self.actions: list[Action] = []
-        self.log: list[LogEntry] = []
-
-    def step(self, before: Transfer) -> Step:
-        """Return the result, with a new version if a watcher sees a difference."""
-        if _shown(self.t) != _shown(before):
-            self.t = replace(self.t, version=before.version + 1)
-        return Step(transfer=self.t, actions=tuple(self.actions), log=tuple(self.log))
+class _Machine(Draft):
+    """Knows what each event means."""
 
     def handle(self, event: Event) -> None:
         """Apply one event."""
@@ -145,13 +108,13 @@ class _Machine:
             return
         self._may_start(event.role)
         if self.t.buffer is None:
-            self._move(Trigger.START)
-            self._arm(Timer.START, self.t.limits.start_s)
+            self.move(Trigger.START)
+            self.arm(Timer.START, self.t.limits.start_s)
             self._add(Role.BUFFER, BUFFER_NAME, 0, self.t.buffer_site)
         if event.role is not Role.BUFFER:
             for index in range(event.count):
                 self._add(event.role, name, index, event.site)
-        self._submit_ready()
+        self.submit_ready()
 
     def _may_start(self, role: Role) -> None:
         buffer = self.t.buffer
@@ -163,15 +126,7 @@ class _Machine:
         key = job_key(self.t.id, role, name, index)
         job = Job(key=key, role=role, name=name, index=index, site=site)
         self.t = replace(self.t, jobs=(*self.t.jobs, job))
-        self._note(job)
-
-    def _submit_ready(self) -> None:
-        """Submit what may run now: the buffer at once, all others when it listens."""
-        for job in self.t.jobs:
-            waits = job.role is not Role.BUFFER and not self.t.pull_url
-            if not (job.submitting or job.is_final or waits):
-                self.t = self.t.with_job(replace(job, submitting=True))
-                self.actions.append(SubmitJob(key=job.key))
+        self.note(job)
 
     # Jobs.
 
@@ -194,7 +149,7 @@ class _Machine:
             again = replace(job, state=event.state, jobndx=event.jobndx, canceling=True)
             self.t = self.t.with_job(again)
             self.actions.append(CancelJob(key=job.key))
-            self._note(again)
+            self.note(again)
             return
         self._apply(job, event.state, event.jobndx, event.info)
 
@@ -209,10 +164,10 @@ class _Machine:
         ndx = max(job.jobndx, jobndx)
         changed = replace(job, state=state, jobndx=ndx, info=info)
         self.t = self.t.with_job(changed)
-        self._note(changed)
+        self.note(changed)
         if changed.role is Role.BUFFER and changed.is_final and self.t.phase is Phase.DRAINING:
             # The stream has ended; consumer jobs get time of their own to finish their work.
-            self._arm(Timer.DRAIN, self.t.limits.drain_s)
+            self.arm(Timer.DRAIN, self.t.limits.drain_s)
         self._go_on()
 
     # Reports.
@@ -229,13 +184,13 @@ class _Machine:
         if event.role is Role.BUFFER and event.pull_url and not self.t.pull_url:
             self.t = replace(self.t, push_url=event.push_url, pull_url=event.pull_url)
             if self.t.phase is Phase.STARTING:
-                self._arm(Timer.START, self.t.limits.start_s)
-            self._submit_ready()
+                self.arm(Timer.START, self.t.limits.start_s)
+            self.submit_ready()
         if event.role is Role.PRODUCER and self.t.phase is Phase.STARTING and self.t.pull_url:
             self._stream()
         if event.final and not event.ok and event.role is not Role.CONSUMER:
             text = event.error or "ended with a fault"
-            self._fail(f"{event.role.value} {event.peer}: {text}")
+            self.fail(f"{event.role.value} {event.peer}: {text}")
             return
         self._watch_activity()
         self._go_on()
@@ -245,7 +200,7 @@ class _Machine:
         if activity != self.t.activity:
             self.t = replace(self.t, activity=activity)
             if self.t.phase is Phase.STREAMING:
-                self._arm(Timer.IDLE, self.t.limits.idle_s)
+                self.arm(Timer.IDLE, self.t.limits.idle_s)
 
     # Going on: what the jobs and the ledger lead to in the phase where the transfer is.
 
@@ -259,11 +214,11 @@ class _Machine:
         if self.t.phase is Phase.DRAINING:
             self._go_on_draining()
         if self.t.phase in CLOSING:
-            self._clean_up()
+            self.clean_up()
 
     def _stream(self) -> None:
-        self._move(Trigger.STREAM)
-        self._arm(Timer.IDLE, self.t.limits.idle_s)
+        self.move(Trigger.STREAM)
+        self.arm(Timer.IDLE, self.t.limits.idle_s)
 
     def _go_on_streaming(self) -> None:
         if self._fail_on_dead_job():
@@ -272,13 +227,13 @@ class _Machine:
         buffer = self.t.buffer
         buffer_closed = buffer is not None and buffer.is_final
         if buffer_closed and not producers:
-            self._fail("the buffer ended before any producer was started")
+            self.fail("the buffer ended before any producer was started")
         elif buffer_closed or (producers and all(job.is_final for job in producers)):
             self._enter_draining()
 
     def _enter_draining(self) -> None:
-        self._move(Trigger.DRAIN)
-        self._arm(Timer.DRAIN, self.t.limits.drain_s)
+        self.move(Trigger.DRAIN)
+        self.arm(Timer.DRAIN, self.t.limits.drain_s)
 
     def _go_on_draining(self) -> None:
         if self._fail_on_dead_job():
@@ -289,14 +244,14 @@ class _Machine:
         if is_settled(self.t, self.ledger):
             self._judge()
         elif Timer.SETTLE not in self.t.timers:
-            self._arm(Timer.SETTLE, self.t.limits.settle_s)
+            self.arm(Timer.SETTLE, self.t.limits.settle_s)
 
     def _judge(self) -> None:
         found = faults(self.t, self.ledger)
         if found:
-            self._fail("; ".join(found))
+            self.fail("; ".join(found))
         else:
-            self._move(Trigger.COMPLETE)
+            self.move(Trigger.COMPLETE)
 
     def _fail_on_dead_job(self) -> bool:
         """Fail when a job that the transfer cannot do without has ended badly."""
@@ -311,7 +266,7 @@ class _Machine:
             lost = [job for job in consumers if job.state is not JobState.COMPLETED]
             dead += lost if len(lost) == len(consumers) else []
         if dead:
-            self._fail("; ".join(ended_badly(job) for job in dead))
+            self.fail("; ".join(ended_badly(job) for job in dead))
         return bool(dead)
 
     # Ending early.
@@ -330,78 +285,9 @@ class _Machine:
         if self.t.phase in CLOSING:
             if event.at_once and not self.t.at_once:
                 self.t = replace(self.t, at_once=True)
-                self._clean_up()
+                self.clean_up()
             return
-        self._close(Trigger.CANCEL, event.reason, at_once=event.at_once)
-
-    def _fail(self, reason: str, *, at_once: bool = False) -> None:
-        self._close(Trigger.FAIL, reason, at_once=at_once)
-
-    def _close(self, trigger: Trigger, reason: str, *, at_once: bool) -> None:
-        self._move(trigger)
-        self.t = replace(self.t, reason=reason, at_once=at_once)
-        self._enter_stage(Stage.PRODUCERS)
-        self._clean_up()
-
-    def _clean_up(self) -> None:
-        """Go through the stages of the clean-up as far as possible."""
-        if self.t.at_once and self.t.stage in (Stage.PRODUCERS, Stage.FLUSH):
-            self._enter_stage(Stage.JOBS)
-        if self.t.stage is Stage.PRODUCERS and self._all_final(Role.PRODUCER):
-            self._enter_stage(Stage.FLUSH if self._can_flush() else Stage.JOBS)
-        if self.t.stage is Stage.FLUSH and self._all_final(*Role):
-            self._enter_stage(Stage.JOBS)
-        if self.t.stage is Stage.JOBS and self._all_final(*Role):
-            self._end()
-
-    def _enter_stage(self, stage: Stage) -> None:
-        self.t = replace(self.t, stage=stage)
-        limits = self.t.limits
-        if stage is Stage.PRODUCERS:
-            self._cancel_jobs(Role.PRODUCER)
-            self._arm(Timer.STOP, limits.stop_s)
-        elif stage is Stage.FLUSH:
-            canceling = self.t.phase is Phase.CANCELING
-            self._arm(Timer.STOP, limits.flush_s if canceling else limits.drain_s)
-        else:
-            self._cancel_jobs(Role.PRODUCER, Role.CONSUMER, Role.BUFFER)
-            self._arm(Timer.STOP, limits.stop_s)
-
-    def _cancel_jobs(self, *roles: Role) -> None:
-        for role in roles:
-            for job in self.t.of_role(role):
-                if job.is_final or job.canceling:
-                    continue
-                if job.submitting:
-                    self.t = self.t.with_job(replace(job, canceling=True))
-                    self.actions.append(CancelJob(key=job.key))
-                else:
-                    ended = replace(
-                        job, canceling=True, state=JobState.CANCELED, info="never submitted"
-                    )
-                    self.t = self.t.with_job(ended)
-                    self._note(ended)
-
-    def _can_flush(self) -> bool:
-        buffer = self.t.buffer
-        if buffer is None or buffer.is_final or not self.t.pull_url:
-            return False
-        # A canceled transfer does not wait for consumers that nobody has seen.
-        consumers = self.ledger.unfinished(Role.CONSUMER)
-        waiting = [job for job in self.t.of_role(Role.CONSUMER) if not job.is_final]
-        return self.t.phase is Phase.FAILING or bool(consumers or waiting)
-
-    def _end(self) -> None:
-        reason = self.t.reason
-        differences = self.ledger.differences()
-        if self.t.phase is Phase.FAILING and differences:
-            new = [text for text in differences if text not in reason]
-            reason = "; ".join([reason, *new])
-        unseen = tuple(job.key for job in self.t.jobs if not job.is_final)
-        if unseen:
-            reason += f"; not seen to end within {self.t.limits.stop_s:g} s: {', '.join(unseen)}"
-        self._move(Trigger.END)
-        self.t = replace(self.t, stage=Stage.NONE, reason=reason, unseen=unseen)
+        self.close(Trigger.CANCEL, event.reason, at_once=event.at_once)
 
     # Leases and timers.
 
@@ -410,7 +296,7 @@ class _Machine:
         if event.release:
             if lease is not None and _holds(lease, event) and Timer.LEASE in self.t.timers:
                 soon = min(self.t.timers[Timer.LEASE], self.now + RELEASE_GRACE_S)
-                self._arm(Timer.LEASE, soon - self.now)
+                self.arm(Timer.LEASE, soon - self.now)
             return
         if self.t.phase in FINAL | CLOSING:
             raise IllegalTransitionError(self.t.phase.value, "renew a lease")
@@ -422,13 +308,13 @@ class _Machine:
             self.t,
             lease=Lease(holder=event.holder, generation=event.generation, ttl_s=event.ttl_s),
         )
-        self._arm(Timer.LEASE, event.ttl_s)
+        self.arm(Timer.LEASE, event.ttl_s)
 
     def _fired(self, timer: Timer) -> None:
         due = self.t.timers.get(timer)
         if due is None or due > self.now:
             return
-        self._disarm(timer)
+        self.disarm(timer)
         handlers = {
             Timer.START: self._start_fired,
             Timer.IDLE: self._idle_fired,
@@ -436,39 +322,29 @@ class _Machine:
             Timer.TOTAL: self._total_fired,
             Timer.LEASE: self._lease_fired,
             Timer.SETTLE: self._judge,
-            Timer.STOP: self._stop_fired,
+            Timer.STOP: self.stop_fired,
         }
         handlers[timer]()
 
     def _start_fired(self) -> None:
         missing = "no producer runs" if self.t.pull_url else "the buffer does not listen"
-        self._fail(f"start: {missing} after {self.t.limits.start_s:g} s", at_once=True)
+        self.fail(f"start: {missing} after {self.t.limits.start_s:g} s", at_once=True)
 
     def _idle_fired(self) -> None:
-        self._fail(f"idle: nothing moved for {self.t.limits.idle_s:g} s")
+        self.fail(f"idle: nothing moved for {self.t.limits.idle_s:g} s")
 
     def _drain_fired(self) -> None:
         waits_for = ", ".join(job.title for job in self.t.jobs if not job.is_final)
         text = f"drain: not done after {self.t.limits.drain_s:g} s, waiting for {waits_for}"
-        self._fail(text, at_once=True)
+        self.fail(text, at_once=True)
 
     def _total_fired(self) -> None:
-        self._fail(f"total: not done after {self.t.limits.total_s:g} s")
+        self.fail(f"total: not done after {self.t.limits.total_s:g} s")
 
     def _lease_fired(self) -> None:
         lease = self.t.lease
         whose = f" of {lease.holder} (generation {lease.generation})" if lease else ""
-        self._close(Trigger.CANCEL, f"lease: that{whose} has lapsed", at_once=False)
-
-    def _stop_fired(self) -> None:
-        if self.t.stage is Stage.PRODUCERS:
-            self._enter_stage(Stage.FLUSH if self._can_flush() else Stage.JOBS)
-            self._clean_up()
-        elif self.t.stage is Stage.FLUSH:
-            self._enter_stage(Stage.JOBS)
-            self._clean_up()
-        else:
-            self._end()
+        self.close(Trigger.CANCEL, f"lease: that{whose} has lapsed", at_once=False)
 
     def _resume(self) -> None:
         timers = {
@@ -477,38 +353,9 @@ class _Machine:
         self.t = replace(self.t, timers=timers)
         # Nobody could renew a lease or move a message while the service was away.
         if self.t.lease is not None and Timer.LEASE in timers:
-            self._arm(Timer.LEASE, self.t.lease.ttl_s)
+            self.arm(Timer.LEASE, self.t.lease.ttl_s)
         if Timer.IDLE in timers:
-            self._arm(Timer.IDLE, self.t.limits.idle_s)
-
-    # Small changes.
-
-    def _move(self, trigger: Trigger) -> None:
-        phase = after(self.t.phase, trigger)
-        kept = {timer: due for timer, due in self.t.timers.items() if timer in TIMERS[phase]}
-        self.t = replace(self.t, phase=phase, timers=kept)
-
-    def _arm(self, timer: Timer, seconds: float) -> None:
-        self.t = replace(self.t, timers={**self.t.timers, timer: self.now + seconds})
-
-    def _disarm(self, timer: Timer) -> None:
-        kept = {each: due for each, due in self.t.timers.items() if each is not timer}
-        self.t = replace(self.t, timers=kept)
-
-    def _all_final(self, *roles: Role) -> bool:
-        return all(job.is_final for job in self.t.jobs if job.role in roles)
-
-    def _note(self, job: Job) -> None:
-        self.log.append(
-            LogEntry(
-                time=self.now, role=job.role, state=job.state, info=job.info, jobndx=job.jobndx
-            )
-        )
-
-
-def _shown(transfer: Transfer) -> Transfer:
-    """Return the part of a transfer whose change a watcher wants to see."""
-    return replace(transfer, timers={}, activity=(), lease=None, version=0)
+            self.arm(Timer.IDLE, self.t.limits.idle_s)
 
 
 def _holds(lease: Lease, event: LeaseAsked) -> bool:

@@ -7,10 +7,11 @@ of LCLStream-API; where a class has more, old clients do not look at it.
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, RootModel, field_validator
 
 from lclstream.core.ledger import TallyModel
-from lclstream.core.models import StrictModel
+from lclstream.core.models import StrictModel, near
+from lclstream.jobs.models import ResourceSpec
 from lclstream.jobs.states import JobState
 from lclstream.streamer.config import Parameters
 from lclstream.transfers.record import Role
@@ -20,6 +21,27 @@ Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 EnvironmentName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 
 LONGEST_SCRIPT_BYTES = 256 * 1024
+RESERVED_PREFIX = "LCLSTREAM_"
+
+
+def without_reserved(environment: dict[str, str]) -> dict[str, str]:
+    """Refuse variables that the service sets itself."""
+    for name in environment:
+        if name.startswith(RESERVED_PREFIX):
+            raise ValueError(f"{name} is set by the service")
+    return environment
+
+
+def checked_resources(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what is not a field of `ResourceSpec`, which itself passes over unknown ones."""
+    known = sorted(ResourceSpec.model_fields)
+    for name in values:
+        if name not in known:
+            raise ValueError(
+                f"unknown field {name!r}{near(name, known)}; allowed: {', '.join(known)}"
+            )
+    ResourceSpec.model_validate(values)
+    return values
 
 
 class LimitsRequest(StrictModel):
@@ -85,14 +107,22 @@ class ConsumerStart(StrictModel):
     resources: dict[str, Any] = Field(default_factory=dict)
     """Fields of a job's ResourceSpec, over those of the site."""
 
+    @field_validator("environment")
+    @classmethod
+    def _not_ours(cls, value: dict[str, str]) -> dict[str, str]:
+        return without_reserved(value)
+
+    @field_validator("resources")
+    @classmethod
+    def _fits_resource_spec(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return checked_resources(value)
+
 
 StartRequest = Annotated[BufferStart | ProducerStart | ConsumerStart, Field(discriminator="role")]
 
 
-class StartBody(StrictModel):
+class StartBody(RootModel[StartRequest]):
     """Body of a request to start something; one of three forms, told apart by `role`."""
-
-    start: StartRequest
 
 
 class LeaseRequest(StrictModel):
