@@ -77,9 +77,13 @@ def _identifier(document: Mapping[str, Any]) -> Iterator[Problem]:
 def _fields(document: Mapping[str, Any]) -> Iterator[Problem]:
     serializer, sources = _serializer(document, "HDF5BinarySerializer"), _sources(document)
     fields = serializer.get("fields") if serializer else None
-    if not isinstance(fields, Mapping) or sources is None:
+    if serializer is None or sources is None:
         return
     place: Location = ("data_serializer", "HDF5BinarySerializer", "fields")
+    if not fields or serializer.get("hdf5_layout") == "flat":
+        place, fields = ("data_sources",), {str(name): str(name) for name in sources}
+    if not isinstance(fields, Mapping):
+        return
     taken: dict[str, str] = {}
     for name, path in fields.items():
         if name not in sources:

@@ -124,7 +124,7 @@ def random_rotation(raw: npt.NDArray[np.uint64]) -> Doubles:
 
 
 class Panels:
-    """How the panels of a detector lie: two columns once there are more than two, beam in the middle."""
+    """How the panels of a detector lie: in two columns if more than two, beam in the middle."""
 
     def __init__(self, panels: int, shape: tuple[int, int]) -> None:
         self.panels = panels

@@ -1,0 +1,166 @@
+"""Takes the named values out of an event."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from lclstream.core.errors import InvalidConfigError
+from lclstream.streamer.config import Parameters
+from lclstream.streamer.config import data_sources as configs
+from lclstream.streamer.config.data_sources import DataSource
+from lclstream.streamer.events import Event, Value
+
+Array = npt.NDArray[np.generic]
+Reader = Callable[[Event], Value | None]
+
+
+class Extractor:
+    """Reads every data source of a configuration from each event."""
+
+    def __init__(self, parameters: Parameters, wanted: list[str]) -> None:
+        """Make a reader for each wanted data source.
+
+        Raises:
+            InvalidConfigError: a constant does not fit its dtype, or a kind is not supported.
+        """
+        sources = {name: parameters.data_sources[name] for name in wanted}
+        self._readers = {name: _reader(name, each, parameters) for name, each in sources.items()}
+        self._required = {name for name, source in sources.items() if source.required}
+        self.skipped: dict[str, int] = {}
+        """Data source -> events that were dropped because it was missing."""
+        self._skip = parameters.skip_incomplete_events
+        self.may_miss = not self._skip or len(self._required) < len(sources)
+        """Whether events that lack a reading are passed on."""
+
+    def extract(self, event: Event) -> Mapping[str, Array | None] | None:
+        """Return the values of an event, None for a missing one; None when it is dropped.
+
+        Raises:
+            InvalidConfigError: the source has no such reading at all, or it cannot be sent.
+        """
+        values: dict[str, Array | None] = {}
+        missing: list[str] = []
+        for name, read in self._readers.items():
+            value = read(event)
+            values[name] = None if value is None else as_array(value, name)
+            if value is None and name in self._required:
+                missing.append(name)
+        if missing and self._skip:
+            for name in missing:
+                self.skipped[name] = self.skipped.get(name, 0) + 1
+            return None
+        return values
+
+
+def as_array(value: Value, name: str) -> Array:
+    """Return a value as an array that HDF5 can hold; text becomes UTF-8 bytes.
+
+    Raises:
+        InvalidConfigError: it is not made of numbers or text.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind == "U":
+        array = np.char.encode(array, "utf-8")
+    if array.dtype.kind not in "biufcS":
+        raise InvalidConfigError(
+            f"data source {name!r} gives {type(value).__name__} values, which cannot be sent"
+        )
+    # An empty text would have no size; HDF5 has no such type.
+    return array.astype("S1") if array.dtype == np.dtype("S0") else array
+
+
+def _reader(name: str, source: DataSource, parameters: Parameters) -> Reader:
+    match source:
+        case configs.GenericRandomNumpyArrayConfig():
+            return _random(source)
+        case configs.FloatValueConfig():
+            return _constant(np.float64(source.value))
+        case configs.IntValueConfig():
+            return _constant(_exactly(name, source.value, "int64"))
+        case configs.ConstValueConfig():
+            return _constant(_exactly(name, source.value, source.dtype))
+        case configs.SourceIdentifierConfig():
+            return _constant(parameters.source_identifier)
+        case configs.Psana1TimestampConfig() | configs.Psana2TimestampConfig():
+            exact = source.dtype == "uint64"
+            return lambda event: (np.uint64 if exact else np.float64)(event.timestamp)
+        case configs.Psana2RunInfoConfig():
+            identifier = parameters.source_identifier
+            return lambda event: np.array(
+                [event.experiment, str(event.run_timestamp), str(event.run), identifier]
+            )
+        case configs.EventValueConfig():
+            return _readings(source.name, (source.field,), source.dtype)
+        case configs.DetectorInterface():
+            return _readings(source.psana_name, source.fields, source.dtype)
+    raise InvalidConfigError(f"data source {name!r}: its type needs psana1")
+
+
+def _constant(value: Value) -> Reader:
+    return lambda event: value
+
+
+def _exactly(name: str, value: object, dtype: str) -> Array:
+    """Return a constant in the dtype asked for, if nothing is lost.
+
+    Raises:
+        InvalidConfigError: the value does not fit, or is ragged.
+    """
+    try:
+        exact = np.array(value)
+        with np.errstate(all="ignore"):
+            array = exact.astype(np.dtype(dtype))
+            same = bool(np.array_equal(array.astype(exact.dtype), exact, equal_nan=True))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidConfigError(
+            f"data source {name!r}: {value!r} is not {dtype}: {error}"
+        ) from None
+    if exact.dtype.kind not in "biuf" or not same:
+        raise InvalidConfigError(f"data source {name!r}: {value!r} does not fit into {dtype}")
+    return array
+
+
+def _random(source: configs.GenericRandomNumpyArrayConfig) -> Reader:
+    dtype, shape = np.dtype(source.array_dtype), source.array_shape
+
+    def make(event: Event) -> Array:
+        generator = np.random.default_rng(event.index)
+        if dtype == np.float64:
+            return generator.random(shape)
+        if dtype.kind == "f":
+            return generator.random(shape, np.float32).astype(dtype, copy=False)
+        return generator.integers(0, min(255, np.iinfo(dtype).max + 1), shape, dtype)
+
+    if source.always_random:
+        return make
+    kept: list[Array] = []
+
+    def repeat(event: Event) -> Array:
+        kept[:] = kept or [make(event)]
+        return kept[0]
+
+    return repeat
+
+
+def _readings(name: str, fields: tuple[str, ...], dtype: str | None) -> Reader:
+    def read(event: Event) -> Value | None:
+        values = [
+            value for value in (event.read(name, field) for field in fields) if value is not None
+        ]
+        if len(values) < len(fields):
+            return None
+        value = values[0] if len(values) == 1 else _stacked(name, values)
+        return value if dtype is None else np.asarray(value).astype(np.dtype(dtype), copy=False)
+
+    return read
+
+
+def _stacked(name: str, values: list[Value]) -> Array:
+    try:
+        return np.array(values)
+    except ValueError:
+        shapes = ", ".join(str(np.shape(value)) for value in values)
+        raise InvalidConfigError(
+            f"the fields of {name!r} have different shapes and cannot be stacked: {shapes}"
+        ) from None

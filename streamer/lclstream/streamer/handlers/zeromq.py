@@ -1,0 +1,109 @@
+"""Pushes messages to ZeroMQ receivers."""
+
+import zmq
+
+from lclstream.core.errors import DeliveryError, InvalidConfigError, UnavailableError
+from lclstream.streamer.config import BinaryDataStreamingDataHandlerConfig
+
+# Upstream's high-water mark. One message at a time is under way here anyway.
+HIGH_WATER_MARK = 5
+
+
+class ZmqPushHandler:
+    """One PUSH socket, which shares the messages between its addresses.
+
+    A message is handed over when the library has written it into a connection, not merely
+    queued it: so its memory can be used again, and none is left in a queue at the end. What
+    the receiver's machine then does with it cannot be known with ZeroMQ.
+
+    Resource handling: owns a context with its I/O thread, and a monitor.
+    """
+
+    def __init__(self, config: BinaryDataStreamingDataHandlerConfig, urls: list[str]) -> None:
+        """Connect or bind.
+
+        Raises:
+            InvalidConfigError: an address cannot be used.
+        """
+        self._config = config
+        self._listens = config.role == "server"
+        self._urls = ", ".join(urls)
+        self._connected = False
+        self._closed = False
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PUSH)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        # Without a connection a message must wait here, not in a queue.
+        self._socket.set(zmq.IMMEDIATE, 1)
+        self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
+        self._socket.set(zmq.LINGER, 0)
+        # Every message, however small, is tracked until it is in a connection.
+        self._socket.copy_threshold = 0
+        if config.buffer:
+            self._socket.set(zmq.SNDBUF, config.buffer)
+        try:
+            for url in urls:
+                (self._socket.bind if self._listens else self._socket.connect)(url)
+        except zmq.ZMQError as error:
+            self.abort()
+            verb = "listen on" if self._listens else "connect to"
+            raise InvalidConfigError(f"cannot {verb} {url}: {error.strerror}") from None
+
+    def send(self, payload: memoryview, events: int) -> None:
+        """Send one message; it is in a connection when this returns.
+
+        Raises:
+            UnavailableError: nobody took it in time.
+            DeliveryError: the receiver went away.
+        """
+        del events
+        self._check_connection()
+        timeout_s = self._config.send_timeout_s
+        if not self._connected and not self._listens:
+            timeout_s = min(timeout_s, self._config.connect_timeout_s)
+        self._socket.set(zmq.SNDTIMEO, int(timeout_s * 1000))
+        try:
+            tracker = self._socket.send(payload, copy=False, track=True)
+        except zmq.Again:
+            what = "message taken" if self._connected else "connection"
+            raise UnavailableError(f"no {what} within {timeout_s} s: {self._urls}") from None
+        self._connected = True
+        try:
+            tracker.wait(self._config.send_timeout_s)
+        except zmq.NotDone:
+            raise DeliveryError(
+                f"1 message not taken within {self._config.send_timeout_s} s: {self._urls}", 1
+            ) from None
+
+    def close(self) -> None:
+        """Let the library end its connections properly.
+
+        Raises:
+            DeliveryError: the receiver went away before.
+        """
+        if self._closed:
+            return
+        try:
+            self._check_connection()
+        finally:
+            self._end(self._config.flush_timeout_s)
+
+    def abort(self) -> None:
+        """Close the connections without waiting."""
+        if not self._closed:
+            self._end(0)
+
+    def _check_connection(self) -> None:
+        # Receivers of a listening socket may come and go.
+        if not self._listens and self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            raise DeliveryError(
+                f"connection to {self._urls} lost: the messages that it had not read are gone", 1
+            )
+
+    def _end(self, linger_s: float) -> None:
+        self._closed = True
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=int(linger_s * 1000))
+        self._context.term()
