@@ -88,7 +88,7 @@ class ShapesData:
         """Return the labels and numbers of each enumeration type that is described here."""
         found: dict[str, dict[str, int]] = {}
         for each in self.names.fields:
-            if each.type is FieldType.ENUMDICT:
+            if each.type is FieldType.ENUMDICT and each.rank == 0:
                 label, _, kind = each.name.rpartition(":")
                 found.setdefault(kind, {})[label] = int(self.value(each.name))
         return found

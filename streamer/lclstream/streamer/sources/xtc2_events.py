@@ -29,6 +29,7 @@ LOST = Damage.TRUNCATED | Damage.CORRUPTED | Damage.DROPPED_CONTRIBUTION | Damag
 """Damage that means that the values are not what the detector measured."""
 IMAGE_RANK = 3
 
+_RUN_FIELDS = {"expt", "runnum"}
 # Only the acquisition's own bookkeeping has these names.
 _NO_DETECTORS = frozenset({"runinfo", "epics", "epicsinfo", "scan", "chunkinfo", "smdinfo"})
 
@@ -114,7 +115,8 @@ def _variable_names(stream: Stream) -> dict[str, str]:
     for contribution in stream.slow.values():
         if contribution.names.detector == "epicsinfo":
             values = contribution.values()
-            found |= {str(name): key for key, name in values.items() if key != "keys"}
+            texts = {key: name for key, name in values.items() if isinstance(name, str)}
+            found |= {name: key for key, name in texts.items() if key != "keys"}
     return found
 
 
@@ -155,10 +157,24 @@ class EventBuilder:
         if Service.CONFIGURE in services:
             self.layout = layout_of(self.streams)
         if Service.BEGIN_RUN in services:
-            self.run_timestamp = _head(streams[0]).timestamp
-            for each in streams[0].slow.values():
+            self._begin_run(streams)
+
+    def _begin_run(self, streams: list[Stream]) -> None:
+        """Take over what BeginRun says; a file without it keeps what its name says."""
+        self.run_timestamp = _head(streams[0]).timestamp
+        for stream in streams:
+            for each in stream.slow.values():
                 if each.names.detector == "runinfo":
-                    self.experiment, self.run = str(each.value("expt")), int(each.value("runnum"))
+                    self.experiment, self.run = _run_info(each) or (self.experiment, self.run)
+
+
+def _run_info(contribution: ShapesData) -> tuple[str, int] | None:
+    """Return experiment and run; a damaged announcement of them says nothing."""
+    if not contribution.names.index.keys() >= _RUN_FIELDS:
+        return None
+    experiment, run = contribution.value("expt"), contribution.value("runnum")
+    is_sound = isinstance(experiment, str) and isinstance(run, np.integer)
+    return (experiment, int(run)) if is_sound else None
 
 
 def _head(stream: Stream) -> Dgram:
