@@ -62,7 +62,7 @@ def _uv(*arguments: str) -> None:
     if uv is None:
         pytest.skip("uv is not installed, so no oracle's environment can be made")
     command = [uv, *arguments]
-    done = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = " ".join(done.stderr.split())[:500]
         pytest.skip(f"uv {arguments[0]} cannot make the oracle's environment: {reason}")

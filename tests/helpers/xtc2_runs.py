@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 
 from lclstream.streamer.config import Parameters, parse_parameters
-from lclstream.streamer.sources.xtc2_format import Damage, Field, FieldType, Key, Names, later
-from lclstream.streamer.sources.xtc2_writer import Xtc2Writer
+from lclstream.streamer.sources.xtc2_format import (
+    Damage,
+    Field,
+    FieldType,
+    Key,
+    Names,
+    Service,
+    later,
+)
+from lclstream.streamer.sources.xtc2_writer import EPICS_KEY, Xtc2Writer
 
 START = 1_100_000_000 << 32
 EXPERIMENT, RUN = "tst000124", 5
@@ -120,8 +128,10 @@ def write_run(
         file.begin_run(later(events[0].timestamp, -50_000))
         last: Mapping[str, Any] = {}
         for event in events:
-            if event.epics != last and epics:
-                file.slow_update(later(event.timestamp, -1000), event.epics)
+            if event.epics != last:
+                # A transition is in every stream, its values in one.
+                values = {EPICS_KEY: event.epics} if epics else {}
+                file.transition(Service.SLOW_UPDATE, later(event.timestamp, -1000), values)
                 last = event.epics
             mine = {key: value for key, value in event.values.items() if key in keys}
             if mine:
