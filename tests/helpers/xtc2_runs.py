@@ -144,13 +144,13 @@ def stream_path(folder: Path, stream: int = 0, chunk: int = 0, run: int = RUN) -
     return folder / f"{EXPERIMENT}-r{run:04d}-s{stream:03d}-c{chunk:03d}.xtc2"
 
 
-def parameters(source_identifier: str) -> Parameters:
+def parameters(source_identifier: str, **data_sources: Mapping[str, Any]) -> Parameters:
     """Return a configuration that reads XTC2 files."""
     return parse_parameters(
         {
             "source_identifier": source_identifier,
             "event_source": {"type": "Xtc2EventSource"},
-            "data_sources": {"stamp": {"type": "Psana2Timestamp"}},
+            "data_sources": {"stamp": {"type": "Psana2Timestamp"}, **data_sources},
             "processing_pipeline": {"type": "BatchProcessingPipeline", "batch_size": 1},
             "data_serializer": {"type": "HDF5BinarySerializer"},
         }

@@ -224,6 +224,20 @@ def test_what_the_run_does_not_have_is_named(tmp_path: Path) -> None:
         event.read("GDET:FEE1:242")
 
 
+def test_what_is_not_there_is_refused_from_the_start(tmp_path: Path) -> None:
+    path = write_run(stream_path(tmp_path), made_events(1))
+    camera = {
+        "type": "Psana2DetectorInterface",
+        "psana_name": "cam",
+        "psana_fields": "raw.arrayRaw",
+    }
+    variable = {"type": "EventValue", "name": "CXI:NOTE"}
+    open_event_source(parameters(str(path), camera=camera, variable=variable), 0, 1).close()
+    wrong = {**camera, "psana_fields": ["raw.arrayRaw", "raw.calib"]}
+    with pytest.raises(InvalidConfigError, match=r"^'cam' has no field 'raw.calib'"):
+        open_event_source(parameters(str(path), camera=wrong), 0, 1)
+
+
 def test_a_process_variable_is_missing_before_its_first_update(tmp_path: Path) -> None:
     path = stream_path(tmp_path)
     made = made_events(1)[0]

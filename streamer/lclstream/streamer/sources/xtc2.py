@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING
 
+from lclstream.streamer.config import Parameters
+from lclstream.streamer.config.data_sources import DetectorInterface, EventValueConfig
 from lclstream.streamer.events import Event
 from lclstream.streamer.sources.xtc2_events import EventBuilder, Stream, Xtc2Readings
 from lclstream.streamer.sources.xtc2_files import select
-
-if TYPE_CHECKING:
-    from lclstream.streamer.config import Parameters
 
 
 class Xtc2EventSource:
@@ -18,14 +16,24 @@ class Xtc2EventSource:
     Every rank walks the headers of all events and takes those whose index is its own; the
     payload of the others is never read.
 
-    Error handling: `InvalidConfigError` from the start when the files are not there,
-    `DecodeError` with file and byte when one is damaged. A file whose end was cut off ends
-    before it, with the warning `xtc2_truncated`.
+    Error handling: `DecodeError` with file and byte when a file is damaged. A file whose end was
+    cut off ends before it, with the warning `xtc2_truncated`.
     """
 
-    def __init__(self, parameters: "Parameters", rank: int, size: int) -> None:
+    def __init__(self, parameters: Parameters, rank: int, size: int) -> None:
+        """Look into every file: is there what the data sources ask for?
+
+        Raises:
+            InvalidConfigError: a file is not there, or a detector or field is in none.
+        """
         self._selection = select(parameters.source_identifier)
         self._rank, self._size = rank, size
+        for recording in self._selection.recordings:
+            builder = EventBuilder(recording)
+            # What a run has is known when its first event comes.
+            if next(iter(builder), None) is not None:
+                for name, field in _wanted(parameters):
+                    builder.layout.require(name, field)
 
     def __iter__(self) -> Iterator[Event]:
         """Yield this rank's share, in the order of time within each run."""
@@ -56,3 +64,12 @@ class Xtc2EventSource:
 
     def close(self) -> None:
         """Do nothing: the maps of the files go with the last event that uses them."""
+
+
+def _wanted(parameters: Parameters) -> Iterator[tuple[str, str]]:
+    """Yield (name, field) of everything that the data sources read."""
+    for source in parameters.data_sources.values():
+        if isinstance(source, EventValueConfig):
+            yield source.name, source.field
+        elif isinstance(source, DetectorInterface):
+            yield from ((source.psana_name, field) for field in source.fields)

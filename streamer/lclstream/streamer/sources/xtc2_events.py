@@ -84,7 +84,17 @@ class Layout:
     variables: Mapping[str, str]
     """Process variable or its key -> key in the `epics` contributions."""
 
-    def known(self) -> dict[str, list[str]]:
+    def require(self, name: str, field: str) -> None:
+        """Refuse what the run does not have.
+
+        Raises:
+            InvalidConfigError: says what is there instead.
+        """
+        is_known = (name, field) in self.segments if field else name in self.variables
+        if not is_known:
+            raise unknown_reading(name, field, self._known())
+
+    def _known(self) -> dict[str, list[str]]:
         """Return the fields of every detector, and every process variable."""
         found: dict[str, list[str]] = {name: [""] for name in sorted(self.variables)}
         for detector, field in sorted(self.segments):
@@ -211,15 +221,12 @@ class Xtc2Readings:
             InvalidConfigError: the run has no such detector or field at all.
             DecodeError: the event is damaged.
         """
+        self._layout.require(name, field)
         if not field:
-            key = self._layout.variables.get(name)
-            if key is None:
-                raise unknown_reading(name, field, self._layout.known())
+            key = self._layout.variables[name]
             values = self._outside("epics", None, key).values()
             return next((each.value(key) for each in values), None)
-        segments = self._layout.segments.get((name, field))
-        if segments is None:
-            raise unknown_reading(name, field, self._layout.known())
+        segments = self._layout.segments[name, field]
         algorithm, _, path = field.partition(".")
         # A detector's configuration is said once, outside of events.
         found = self._inside(name, algorithm, path) or self._outside(name, algorithm, path)
