@@ -1,0 +1,76 @@
+"""What a configuration can name, as text for people."""
+
+import inspect
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from lclstream.core.errors import NotFoundError
+from lclstream.core.models import near
+from lclstream.streamer.config.data_sources import DataSourceConfig
+from lclstream.streamer.config.event_sources import EventSourceConfig
+from lclstream.streamer.config.outputs import (
+    DataHandlerConfig,
+    DataSerializerConfig,
+    ProcessingPipelineConfig,
+)
+
+SECTIONS = {
+    "event_source": EventSourceConfig,
+    "data_sources": DataSourceConfig,
+    "processing_pipeline": ProcessingPipelineConfig,
+    "data_serializer": DataSerializerConfig,
+    "data_handlers": DataHandlerConfig,
+}
+
+
+def describe_all() -> str:
+    """Return every type with one line, by section."""
+    lines: list[str] = []
+    for section, union in SECTIONS.items():
+        lines.append(f"{section}:")
+        width = max(len(name) for name in _models(union))
+        lines += [f"  {name:{width}}  {_summary(kind)}" for name, kind in _models(union).items()]
+    return "\n".join(lines)
+
+
+def describe_one(name: str) -> str:
+    """Return the fields of one type.
+
+    Raises:
+        NotFoundError: there is no such type.
+    """
+    models = {key: kind for union in SECTIONS.values() for key, kind in _models(union).items()}
+    if name not in models:
+        raise NotFoundError(f"nothing is called {name!r}{near(name, list(models))}")
+    kind = models[name]
+    lines = [inspect.cleandoc(kind.__doc__ or ""), "", f"type: {name}"]
+    for field, info in kind.model_fields.items():
+        if field == "type":
+            continue
+        default = "required" if info.is_required() else f"default {_default(info)}"
+        lines.append(f"{field}: {_shown(info.annotation)}, {default}")
+        if info.description:
+            lines.append("    " + " ".join(info.description.split()))
+    return "\n".join(lines)
+
+
+def _models(union: Any) -> dict[str, type[BaseModel]]:
+    members = get_args(get_args(union)[0])
+    return {str(kind.model_fields["type"].default): kind for kind in members}
+
+
+def _summary(kind: type[BaseModel]) -> str:
+    return inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
+
+
+def _default(info: Any) -> Any:
+    return info.get_default(call_default_factory=True)
+
+
+def _shown(annotation: Any) -> str:
+    return (
+        annotation.__name__
+        if isinstance(annotation, type)
+        else str(annotation).replace("typing.", "")
+    )

@@ -1,0 +1,120 @@
+"""Moves events from their source to the handlers, within bounded memory.
+
+Two threads work side by side: the caller's reads events and stores them into batches, that of
+`lclstream.streamer.sending` makes messages of full batches and hands them over.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from itertools import chain, islice
+
+from lclstream.core.errors import DeliveryError
+from lclstream.streamer.batching import Array, Batcher
+from lclstream.streamer.config import Parameters
+from lclstream.streamer.config.event_sources import PacedSource
+from lclstream.streamer.data_sources import Extractor
+from lclstream.streamer.events import Event, EventSource, open_event_source
+from lclstream.streamer.handlers import Handler, open_handler
+from lclstream.streamer.pacing import paced
+from lclstream.streamer.processing import open_processing
+from lclstream.streamer.progress import Progress
+from lclstream.streamer.rank import Place
+from lclstream.streamer.sending import BatchPool, Sender, SendingEndedError
+from lclstream.streamer.serializers import open_serializer
+from lclstream.streamer.stopping import StopRequest
+
+
+class Pipeline:
+    """One rank's way from the source to the handlers.
+
+    Error handling: when the source fails, what was read before is still delivered. When a
+    handler fails, nothing more is read. Either error is raised by `run` in the end.
+    """
+
+    def __init__(
+        self, parameters: Parameters, place: Place, progress: Progress, stop: StopRequest
+    ) -> None:
+        self._parameters, self._place = parameters, place
+        self._progress, self._stop = progress, stop
+        self._handlers: list[Handler] = []
+
+    def run(self, limit: int = 0) -> None:
+        """Stream until the source ends or the end is asked for; all is delivered on return.
+
+        Args:
+            limit: events that this rank reads at most; 0 = all.
+
+        Raises:
+            InvalidConfigError: something cannot be opened; mistakes show before anything is
+                connected.
+            DeliveryError: messages could not be delivered; says how many.
+        """
+        source = open_event_source(self._parameters, self._place.rank, self._place.size)
+        with closing(source):
+            try:
+                self._stream(source, limit)
+                self._close_handlers()
+            finally:
+                # This does nothing to handlers that were closed.
+                for handler in self._handlers:
+                    handler.abort()
+
+    def _stream(self, source: EventSource, limit: int) -> None:
+        serializer = open_serializer(self._parameters, self._place)
+        extractor = Extractor(self._parameters, list(serializer.labels))
+        processing = open_processing(self._parameters.processing_pipeline)
+        events = self._extracted(source, extractor, limit)
+        # The first event shows whether the source has what the data sources name.
+        first = list(islice(events, 1))
+        for config in self._parameters.data_handlers:
+            self._handlers.append(open_handler(config, self._place))
+        pool = BatchPool(serializer, self._stop)
+        batcher = Batcher(serializer.labels, processing.batch_size, extractor.may_miss, pool.take)
+        with Sender(serializer, self._handlers, pool, self._progress, self._stop) as sender:
+            try:
+                for event, values in chain(first, events):
+                    changed = {
+                        name: None if value is None else processing.transform(value)
+                        for name, value in values.items()
+                    }
+                    for batch in batcher.add(event, changed):
+                        sender.put(batch)
+            except SendingEndedError:
+                # The sender raises why, when it is left.
+                return
+            finally:
+                for batch in batcher.finish():
+                    sender.put(batch)
+
+    def _extracted(
+        self, source: EventSource, extractor: Extractor, limit: int
+    ) -> Iterator[tuple[Event, Mapping[str, Array | None]]]:
+        """Yield the events that are complete enough, with their values."""
+        for event in paced(islice(source, limit or None), self._rate_hz, self._stop):
+            values = extractor.extract(event)
+            self._progress.read(dropped=values is None, missing=extractor.skipped)
+            if values is not None:
+                yield event, values
+
+    @property
+    def _rate_hz(self) -> float:
+        config = self._parameters.event_source
+        return config.rate_hz if isinstance(config, PacedSource) else 0.0
+
+    def _close_handlers(self) -> None:
+        """Let every handler deliver its rest, whatever the others meet.
+
+        Raises:
+            DeliveryError: some could not; names all.
+        """
+        if self._stop.now:
+            return
+        failures: list[DeliveryError] = []
+        for handler in self._handlers:
+            try:
+                handler.close()
+            except DeliveryError as error:
+                failures.append(error)
+        if failures:
+            lost = sum(error.undelivered for error in failures)
+            raise DeliveryError("; ".join(map(str, failures)), lost)
