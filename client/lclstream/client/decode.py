@@ -25,6 +25,8 @@ Payload: TypeAlias = bytes | bytearray | memoryview
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 GROUP = "lclstream"
+# Of the message; everything else is of its events.
+SEQUENCE = "sequence"
 # More than any detector gives in one batch; a damaged or hostile header may claim anything.
 MAX_DATASET_BYTES = 16 << 30
 # What h5py raises for damaged files, depending on where the damage is.
@@ -174,7 +176,7 @@ def _batch(file: h5py.File, view: memoryview, fields: Collection[str] | None) ->
     file.visititems(lambda name, item: _keep(datasets, name, item))
     own = {name.partition("/")[2]: d for name, d in datasets.items() if _is_own(name)}
     data = {name: d for name, d in datasets.items() if not _is_own(name)}
-    count = _common_count({**data, **{k: d for k, d in own.items() if d.shape}})
+    count = _common_count(data | {name: d for name, d in own.items() if name != SEQUENCE})
     wanted = None if fields is None else {field.strip("/") for field in fields}
     attributes = file[GROUP].attrs if GROUP in file else {}
     return Batch(
@@ -194,7 +196,7 @@ def _batch(file: h5py.File, view: memoryview, fields: Collection[str] | None) ->
         experiment=str(attributes.get("experiment", "")),
         run=_integer(attributes.get("run")),
         rank=_integer(attributes.get("rank")),
-        sequence=_integer(own["sequence"][()]) if "sequence" in own else None,
+        sequence=_integer(own[SEQUENCE][...]) if SEQUENCE in own else None,
         size_bytes=len(view),
     )
 
@@ -265,4 +267,5 @@ def _numbers(dataset: h5py.Dataset | None, view: memoryview) -> npt.NDArray[np.u
 
 
 def _integer(value: object) -> int | None:
-    return None if value is None else int(str(value))
+    """Return a number that was stored as a scalar or as an array of one element."""
+    return None if value is None else int(np.asarray(value).astype(np.int64).item())

@@ -66,5 +66,8 @@ class TarWriter:
             self._file.flush()
 
     def _write(self, content: memoryview | bytes) -> None:
-        self._file.write(content)
-        self._size += len(content)
+        left = memoryview(content)
+        self._size += left.nbytes
+        # An unbuffered pipe may take less than it is given.
+        while left:
+            left = left[self._file.write(left) :]
