@@ -1,0 +1,165 @@
+"""What the service knows of all jobs without opening their folders again and again."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lclstream.core.errors import NotFoundError, RequestError
+from lclstream.core.files import write_atomically
+from lclstream.jobs import layout
+from lclstream.jobs.states import JobState, Transition
+from lclstream.jobs.store import Job, JobStore
+
+logger = logging.getLogger(__name__)
+
+Signature = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class Entry:
+    """One job in the index."""
+
+    job: Job
+    owner: str
+    backend: str
+    has_callback: bool
+    rows: list[Transition]
+    signature: Signature
+    delivered: int = 0
+    """Rows whose callbacks are done."""
+    is_due: bool = False
+    """Whether a run was asked for and not queued yet, or a cancellation not settled."""
+
+    @property
+    def last(self) -> Transition:
+        """The newest row."""
+        return self.rows[-1]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether something still happens to it."""
+        return self.is_due or self.last.state in {JobState.QUEUED, JobState.ACTIVE}
+
+    @property
+    def owes_callbacks(self) -> bool:
+        """Whether a row has not been told yet."""
+        return self.has_callback and self.delivered < len(self.rows)
+
+
+@dataclass(slots=True)
+class JobIndex:
+    """All jobs of a store, followed by the change times of their files.
+
+    Only one thread may call its methods at a time.
+    """
+
+    store: JobStore
+    entries: dict[str, Entry] = field(default_factory=dict)
+    _folder_time: int = -1
+
+    def newest_first(self) -> Iterator[Entry]:
+        """Yield all entries."""
+        return iter(sorted(self.entries.values(), key=lambda e: float(e.job.jobid), reverse=True))
+
+    def scan(self, *, thorough: bool) -> list[Entry]:
+        """Return the entries that are new or have changed.
+
+        Args:
+            thorough: whether to look also at jobs that ended, which somebody may start again.
+        """
+        changed = []
+        present = self.store.prefix.stat().st_mtime_ns
+        if thorough or present != self._folder_time:
+            self._folder_time = present
+            known = set(self.store.ids())
+            for jobid in self.entries.keys() - known:
+                del self.entries[jobid]
+            changed = [
+                found
+                for jobid in sorted(known - self.entries.keys())
+                if (found := self._load(Job(self.store.prefix / jobid)))
+            ]
+        for entry in list(self.entries.values()):
+            if (thorough or entry.is_live) and self.refresh(entry):
+                changed.append(entry)
+        return changed
+
+    def add(self, job: Job) -> Entry | None:
+        """Return the entry of a job, up to date; None when the folder is damaged or gone."""
+        entry = self.entries.get(job.jobid)
+        if entry is None:
+            return self._load(job)
+        self.refresh(entry)
+        return entry
+
+    def refresh(self, entry: Entry) -> bool:
+        """Read a job's history again if the file has changed; return whether it has."""
+        try:
+            now = signature(entry.job.status_file)
+            due = is_due(entry.job, entry.rows)
+            if now == entry.signature and due == entry.is_due:
+                return False
+            entry.rows = entry.job.history()
+        except (FileNotFoundError, NotFoundError):
+            self.entries.pop(entry.job.jobid, None)
+            return False
+        entry.signature = now
+        entry.is_due = is_due(entry.job, entry.rows)
+        return True
+
+    def _load(self, job: Job) -> Entry | None:
+        try:
+            # Before the rows: what is written in between is then seen as a change.
+            now = signature(job.status_file)
+            rows = job.history()
+            if not rows:
+                return None
+            entry = Entry(
+                job=job,
+                owner=job.owner,
+                backend=job.spec.backend,
+                # psik itself tells about the jobs that it made.
+                has_callback=job.spec.callback is not None and job.is_ours,
+                rows=rows,
+                signature=now,
+                delivered=read_cursor(job),
+                is_due=is_due(job, rows),
+            )
+        except (RequestError, FileNotFoundError) as error:
+            logger.warning("job_folder_damaged", extra={"jobid": job.jobid, "detail": str(error)})
+            return None
+        self.entries[job.jobid] = entry
+        return entry
+
+
+def signature(path: Path) -> Signature:
+    """Return what changes whenever a file does."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def is_due(job: Job, rows: list[Transition]) -> bool:
+    """Return whether a run was asked for, or asked to be cancelled, and has no row yet."""
+    if rows and rows[-1].state in {JobState.QUEUED, JobState.ACTIVE}:
+        return False
+    following = max((row.jobndx for row in rows), default=0) + 1
+    if layout.submit_mark(job.folder, following).exists():
+        return True
+    is_new = bool(rows) and rows[-1].state is JobState.NEW
+    return is_new and layout.cancel_mark(job.folder, following).exists()
+
+
+def read_cursor(job: Job) -> int:
+    """Return how many rows have been told."""
+    try:
+        return int(json.loads(layout.cursor_file(job.folder).read_text())["delivered"])
+    except FileNotFoundError:
+        return 0
+
+
+def write_cursor(job: Job, delivered: int) -> None:
+    """Note how many rows have been told; raises `FileNotFoundError` when the job is gone."""
+    content = json.dumps({"delivered": delivered}).encode()
+    write_atomically(layout.cursor_file(job.folder), content, 0o600)
