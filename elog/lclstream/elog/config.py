@@ -1,6 +1,5 @@
 """What a person writes to run the watcher."""
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.models import StrictModel, load_file, read_document
 from lclstream.core.tls import check_private
+from lclstream.elog.access import is_loopback
 from lclstream.elog.models import FILE_CATALOG, RUNS, WORKFLOW_JOBS
 
 M = TypeVar("M", bound=StrictModel)
@@ -27,16 +27,6 @@ OWN_OPTIONS = (
 """Settings of librdkafka that decide whether runs are lost; not to be passed through."""
 
 
-def is_loopback(host: str | None) -> bool:
-    """Return whether a host name means this machine, without asking anybody."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
-
-
 def _safe_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -51,6 +41,14 @@ def _pass_through(options: Options) -> Options:
     if taken:
         raise ValueError(f"{', '.join(taken)}: decided by the watcher itself")
     return options
+
+
+def _template(url: str) -> str:
+    try:
+        url.format(experiment="", run="", event="")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError("expected only {experiment}, {run} and {event} in braces") from None
+    return url
 
 
 SafeUrl = Annotated[str, AfterValidator(_safe_url)]
@@ -185,7 +183,7 @@ class WatchConfig(StrictModel):
     """How many messages may wait for Airflow at once; then reading pauses."""
     nonrec_files: str | None = None
     """Regular expression of the paths that ALL_NONREC_FILES_TRANSFERRED counts."""
-    counters_url: str | None = None
+    counters_url: Annotated[str, AfterValidator(_template)] | None = None
     """Told to every DAG run; `{experiment}`, `{run}` and `{event}` are filled in."""
     health: HealthConfig | None = None
     """Show the state over HTTPS."""

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.05
 """Longest time until a finished message is committed and a request to stop is seen."""
 
-STOP_TIMEOUT_S = 10.0
-"""For the last commit and for leaving the group; a broker that is down costs all of it."""
+MEASURE_S = 0.25
+"""How old the statistics may be."""
 
 COMMIT_RETRY_S = 1.0
 """Pause after a commit that the broker did not take."""
@@ -86,7 +86,10 @@ class ReaderStatistics:
 
 
 class Receiver(Protocol):
-    """Takes what a reader brings; both methods are called in the event loop and return at once."""
+    """Takes what a reader brings; its methods are called in the event loop and return at once."""
+
+    def assigned(self) -> None:
+        """Called when the group has accepted us, also when it left no partition for us."""
 
     def deliver(self, message: RawMessage) -> None:
         """Called for each message, in the order of its partition."""
@@ -140,6 +143,7 @@ class KafkaReader:
         self._statistics = ReaderStatistics()
         self._error = ""
         self._commits = 0
+        self._measure_after = 0.0
         self._joined = False
         self._connected = False
 
@@ -183,7 +187,8 @@ class KafkaReader:
         def on_assign(_: Consumer, partitions: list[TopicPartition]) -> None:
             # New partitions arrive unpaused.
             self._paused = False
-            self._joined = True
+            self._joined = self._connected = True
+            receiver.assigned()
             logger.info("partitions_assigned", extra={"partitions": _names(partitions)})
 
         def on_revoke(current: Consumer, partitions: list[TopicPartition]) -> None:
@@ -216,7 +221,9 @@ class KafkaReader:
         message = consumer.poll(POLL_S)
         if message is not None:
             self._take(message, receiver)
-        self._statistics = self._measure(consumer)
+        if time.monotonic() > self._measure_after:
+            self._measure_after = time.monotonic() + MEASURE_S
+            self._statistics = self._measure(consumer)
 
     def _take(self, message: Message, receiver: Receiver) -> None:
         error = message.error()
@@ -227,12 +234,11 @@ class KafkaReader:
         if topic is None or partition is None or offset is None:
             return
         self._error = ""
-        _, recorded_ms = message.timestamp()
         position = Position(
             topic=topic,
             partition=partition,
             offset=offset,
-            recorded_at=datetime.fromtimestamp(max(recorded_ms, 0) / 1000, UTC),
+            recorded_at=_recorded_at(message),
         )
         self._tracker.begin((topic, partition), offset)
         receiver.deliver(RawMessage(value=message.value(), position=position))
@@ -281,7 +287,8 @@ class KafkaReader:
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         self._committing = False
-        failed = error or next((each.error for each in partitions if each.error), None)
+        errors = [error, *(each.error for each in partitions)]
+        failed = next((each for each in errors if each is not None), None)
         if failed is not None:
             self._commit_after = time.monotonic() + COMMIT_RETRY_S
             self._on_error(failed)
@@ -325,13 +332,24 @@ class KafkaReader:
         total, known = 0, False
         for partition in consumer.position(assignment) if assignment else []:
             key = (partition.topic, partition.partition)
-            marks = consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
-            position = done.get(key, partition.offset)
-            if marks is None or marks[1] < 0 or position < 0:
+            try:
+                _, high = consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+            except KafkaException:
+                # Nothing was fetched from there so far.
                 continue
-            known = True
-            total += max(0, marks[1] - position)
+            position = done.get(key, partition.offset)
+            if high >= 0 and position >= 0:
+                known = True
+                total += max(0, high - position)
         return total if known else None
+
+
+def _recorded_at(message: Message) -> datetime:
+    """Return the broker's time of a message, now if it has none."""
+    _, milliseconds = message.timestamp()
+    if milliseconds <= 0:
+        return datetime.now(UTC)
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 class _InLoop:
@@ -339,6 +357,9 @@ class _InLoop:
 
     def __init__(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> None:
         self._receiver, self._loop = receiver, loop
+
+    def assigned(self) -> None:
+        self._loop.call_soon_threadsafe(self._receiver.assigned)
 
     def deliver(self, message: RawMessage) -> None:
         self._loop.call_soon_threadsafe(self._receiver.deliver, message)

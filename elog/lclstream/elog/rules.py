@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from lclstream.elog.definitions import WorkflowDefinition
 from lclstream.elog.history import News
@@ -61,14 +62,25 @@ def waits_for(definition: WorkflowDefinition, news: News) -> bool:
     return not fact.name or fact.name == definition.location
 
 
-def triggers(news: News, definitions: Iterable[WorkflowDefinition]) -> list[DagTrigger]:
+def triggers(
+    news: News, definitions: Iterable[WorkflowDefinition], counters_url: str | None = None
+) -> list[DagTrigger]:
     """Return the DAG runs that news asks for, in the order of the definitions."""
-    return [build(news, each) for each in definitions if waits_for(each, news)]
+    return [build(news, each, counters_url) for each in definitions if waits_for(each, news)]
 
 
-def build(news: News, definition: WorkflowDefinition) -> DagTrigger:
-    """Return the DAG run of one definition."""
+def build(
+    news: News, definition: WorkflowDefinition, counters_url: str | None = None
+) -> DagTrigger:
+    """Return the DAG run of one definition.
+
+    Args:
+        news: what became true.
+        definition: what waits for it, or what a person started.
+        counters_url: where the run posts its counters; see `fill`.
+    """
     position = news.position
+    identity = run_id(news, definition.name)
     conf: dict[str, Any] = {
         "experiment": news.experiment,
         "run": news.run,
@@ -83,11 +95,21 @@ def build(news: News, definition: WorkflowDefinition) -> DagTrigger:
         },
         "parameters": definition.parameters,
         "elog_job": news.job.id if news.job else None,
+        "counters_url": fill(counters_url, news, identity) if counters_url else None,
     }
     return DagTrigger(
         dag=definition.dag,
-        dag_run_id=run_id(news, definition.name),
+        dag_run_id=identity,
         happened_at=news.happened_at,
         max_age_s=definition.max_age_s,
         conf=conf,
+    )
+
+
+def fill(template: str, news: News, identity: str) -> str:
+    """Return a URL with `{experiment}`, `{run}` and `{event}` filled in, quoted."""
+    return template.format(
+        experiment=quote(news.experiment, safe=""),
+        run=quote(str(news.run), safe=""),
+        event=quote(identity, safe=""),
     )
