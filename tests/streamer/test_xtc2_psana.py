@@ -70,7 +70,8 @@ def ask(psana: Path, folder: Path, **request: Any) -> list[dict[str, Any]]:
     """Return the runs as psana2 reads them."""
     question, answer = folder / "request.json", folder / "answer.json"
     question.write_text(json.dumps({"variables": [], "detectors": [], **request}))
-    run(psana, READER, question, answer, folder=folder)
+    # Without the folder of the script on the path, where other files lie.
+    run(psana, "-P", READER, question, answer, folder=folder)
     found: list[dict[str, Any]] = json.loads(answer.read_text())["runs"]
     return found
 
