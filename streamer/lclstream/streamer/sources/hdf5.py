@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from lclstream.core.errors import DecodeError, InvalidConfigError
+from lclstream.core.models import near
 from lclstream.streamer.config import Hdf5EventSourceConfig, Parameters
 from lclstream.streamer.config.data_sources import DetectorInterface, EventValueConfig
 from lclstream.streamer.config.source_identifier import identifier_files
@@ -87,11 +88,16 @@ class Hdf5EventSource:
         Raises:
             InvalidConfigError: the file has none.
         """
-        path = self._names.get(f"{name}.{field}" if field else name, name if not field else "")
-        found = file.get(path) if path else None
-        if not isinstance(found, h5py.Dataset):
-            raise unknown_reading(f"{name}.{field}" if field else name, "", self._known(file))
-        return found
+        called = f"{name}.{field}" if field else name
+        path = self._names.get(called, called)
+        found = file.get(path)
+        if isinstance(found, h5py.Dataset):
+            return found
+        known = self._known(file)
+        if called in self._names:
+            hint = near(path, list(known)) or f"; there are: {', '.join(sorted(known))}"
+            raise InvalidConfigError(f"no dataset {path!r}, which names gives for {called!r}{hint}")
+        raise unknown_reading(called, "", known | {each: [""] for each in self._names})
 
     def _event(self, file: h5py.File, index: int, row: int) -> Event:
         stamp = index
@@ -110,7 +116,7 @@ class Hdf5EventSource:
         file.visititems(
             lambda name, item: paths.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
         )
-        return {name: [""] for name in [*self._names, *paths]}
+        return {path: [""] for path in paths}
 
     def _count(self, path: Path) -> int:
         """Return the number of events of a file."""
