@@ -169,9 +169,7 @@ def test_pynng_producer_that_dials() -> None:
             for message in MESSAGES:
                 producer.send(message)
             # It has no linger: stay until the other side has everything.
-            deadline = time.monotonic() + 20
-            while len(received) < len(MESSAGES) and time.monotonic() < deadline:
-                pass
+            until(lambda: len(received) == len(MESSAGES))
         assert drain(pull) == []
     assert received == MESSAGES
 
@@ -224,7 +222,6 @@ def test_close_counts_what_a_peer_does_not_take() -> None:
         push = Push(f"tcp://127.0.0.1:{listener.getsockname()[1]}", send_timeout_s=0.5)
         peer = accept_pull(listener)
         with peer:
-            push._links.attempt(0)
             # Nobody reads: the kernels' buffers fill up.
             with pytest.raises(UnavailableError):
                 send_for_ever(push)
@@ -269,33 +266,33 @@ def test_recv_times_out_and_goes_on() -> None:
         push_later.join()
 
 
-def serve_once(listener: socket.socket, data: bytes, *, reset: bool) -> None:
+def serve_once(listener: socket.socket, data: bytes, *, broken: bool) -> None:
     """Play a pushing peer that ends its connection after some bytes."""
     peer, _ = listener.accept()
     with peer:
         peer.sendall(b"\x00SP\x00\x00\x50\x00\x00")
         assert len(peer.recv(8)) == 8
         peer.sendall(data)
-        if reset:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        if broken:
+            reset(peer)
 
 
 ONE_MESSAGE = b"\0\0\0\0\0\0\0\x03abc"
 
 
 @pytest.mark.parametrize(
-    ("first", "reset"),
+    ("first", "broken"),
     [
         pytest.param(ONE_MESSAGE + b"\0\0\0\0\0\0\0\x05de", False, id="closed inside a message"),
         pytest.param(b"", True, id="reset"),
     ],
 )
-def test_pull_reconnects_after_an_abnormal_end(first: bytes, reset: bool) -> None:
+def test_pull_reconnects_after_an_abnormal_end(first: bytes, broken: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            serve_once(listener, first, reset=reset)
-            serve_once(listener, ONE_MESSAGE, reset=False)
+            serve_once(listener, first, broken=broken)
+            serve_once(listener, ONE_MESSAGE, broken=False)
 
         with in_thread(serve), Pull(f"tcp://127.0.0.1:{listener.getsockname()[1]}") as pull:
             received = drain(pull)
@@ -306,7 +303,7 @@ def test_pull_without_reconnect_names_the_loss() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         with (
-            in_thread(lambda: serve_once(listener, ONE_MESSAGE[:-1], reset=False)),
+            in_thread(lambda: serve_once(listener, ONE_MESSAGE[:-1], broken=False)),
             Pull(url, reconnect=False) as pull,
             pytest.raises(
                 BufferClosedError, match=rf"^connection to {url} lost: closed inside a message$"
@@ -322,27 +319,56 @@ def test_pull_gives_up_a_broken_stream_when_refused(monkeypatch: pytest.MonkeyPa
         url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
         def serve() -> None:
-            serve_once(listener, ONE_MESSAGE[:-1], reset=False)
+            serve_once(listener, ONE_MESSAGE[:-1], broken=False)
             listener.close()
 
         with in_thread(serve), Pull(url) as pull, pytest.raises(BufferClosedError, match="lost"):
             pull.recv(10.0)
 
 
-def test_lost_messages_are_counted_and_raised() -> None:
+def test_broken_connection_without_loss_is_made_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        push = Push(f"tcp://127.0.0.1:{listener.getsockname()[1]}", send_timeout_s=2)
-        peer = accept_pull(listener)
-        push._links.attempt(0)
-        push.send(b"q")
-        with peer:
-            # Received, unread and reset: acknowledged by the kernel, so not known as lost.
+        push = Push(f"tcp://127.0.0.1:{listener.getsockname()[1]}", send_timeout_s=10)
+        with accept_pull(listener) as peer:
+            push.send(b"q")
             assert peer.recv(9) == b"\0\0\0\0\0\0\0\x01q"
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            (link,) = push._links.ready
+            # The peer's kernel may take 40 ms to acknowledge.
+            until(lambda: link.acknowledged() == link.sent_bytes)
+            reset(peer)
         with accept_in_background(listener) as received:
             push.send(b"r" * 100_000)
             push.close()
         assert received == [100_008]
+
+
+def test_lost_messages_are_counted_and_raised() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+        push = Push(f"tcp://127.0.0.1:{listener.getsockname()[1]}", send_timeout_s=10)
+        with accept_pull(listener) as peer:
+            # More than the peer's kernel takes, less than ours does.
+            for _ in range(4):
+                push.send(b"q" * 100_000)
+            reset(peer)
+        with pytest.raises(DeliveryError, match="messages not delivered: connection to") as sending:
+            push.send(b"r")
+        assert 1 < sending.value.undelivered <= 5
+        with pytest.raises(DeliveryError) as closing:
+            push.close()
+        assert closing.value.undelivered == sending.value.undelivered
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "condition did not come true"
+
+
+def reset(sock: socket.socket) -> None:
+    """Have the connection end with a reset when it is closed."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
 
 
 @contextmanager

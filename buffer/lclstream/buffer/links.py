@@ -118,9 +118,11 @@ class Links:
         return "; ".join(waiting) or f"nobody has connected to {', '.join(self.urls)}"
 
     def attempt(self, timeout_s: float) -> None:
-        """Give every target one attempt, so that a peer that is there sees us at once."""
+        """Try to connect to every target once, so that a peer that is there sees us at once."""
         deadline = time.monotonic() + timeout_s
-        while any(t.pending or not (t.linked or t.retry_at) for t in self.targets):
+        while any(not (t.pending or t.linked or t.retry_at) for t in self.targets) or any(
+            not pending.connected for pending in self._pending
+        ):
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 return

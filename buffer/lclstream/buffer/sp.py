@@ -73,7 +73,7 @@ class Run(NamedTuple):
     """Whole messages that lie one after the other in memory."""
 
     stop: int
-    """Where the first message begins that is not whole, or large."""
+    """Where the first message begins that is not whole."""
     messages: int
     payload_bytes: int
     digest: int
@@ -88,9 +88,8 @@ def walk(
     end: int,
     *,
     max_message_bytes: int,
-    large_bytes: int = LARGE_BYTES,
 ) -> Run:
-    """Find the run of whole small messages that begins at `start`.
+    """Find the run of whole messages that begins at `start`.
 
     Raises:
         DecodeError: a header claims more than `max_message_bytes`.
@@ -103,7 +102,7 @@ def walk(
         if size > max_message_bytes:
             raise too_large(size, max_message_bytes)
         following = position + HEADER_BYTES + size
-        if size >= large_bytes or following > end:
+        if following > end:
             next_bytes = size
             break
         messages += 1
@@ -119,7 +118,6 @@ def split(
     end: int,
     *,
     max_message_bytes: int,
-    large_bytes: int = LARGE_BYTES,
 ) -> tuple[list[memoryview], int, int | None]:
     """Return the payloads of a run as views, and `stop` and `next_bytes` as of `Run`.
 
@@ -133,7 +131,7 @@ def split(
         if size > max_message_bytes:
             raise too_large(size, max_message_bytes)
         following = start + HEADER_BYTES + size
-        if size >= large_bytes or following > end:
+        if following > end:
             return messages, start, size
         messages.append(memory[start + HEADER_BYTES : following])
         start = following

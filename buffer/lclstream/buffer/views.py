@@ -87,36 +87,26 @@ class MessageReader:
         """
         if self._body is not None:
             self._body_end += count
-            return self._finished_body()
+            if self._body_end < len(self._body):
+                return ()
+            whole, self._body = self._body, None
+            return (whole,)
         self._end += count
-        messages: list[memoryview] = []
-        while True:
-            run, self._start, next_bytes = split(
-                self._chunk, self._start, self._end, max_message_bytes=self._max_message_bytes
-            )
-            messages += run
-            if next_bytes is None or next_bytes < LARGE_BYTES:
-                break
+        messages, self._start, next_bytes = split(
+            self._chunk, self._start, self._end, max_message_bytes=self._max_message_bytes
+        )
+        if next_bytes is not None and next_bytes >= LARGE_BYTES:
             self._begin_body(next_bytes)
-            messages += self._finished_body()
         self._make_room()
         return messages
 
-    def _finished_body(self) -> Sequence[memoryview]:
-        body = self._body
-        if body is None or self._body_end < len(body):
-            return ()
-        self._body = None
-        return (body,)
-
     def _begin_body(self, size_bytes: int) -> None:
         """Give a large message its own memory and move there what has come of it."""
+        here = self._chunk[self._start + HEADER_BYTES : self._end]
         self._body = self._memories.take(size_bytes)
-        begin = self._start + HEADER_BYTES
-        here = self._chunk[begin : min(begin + size_bytes, self._end)]
         self._body[: len(here)] = here
         self._body_end = len(here)
-        self._start = begin + len(here)
+        self._start = self._end
 
     def _make_room(self) -> None:
         """Leave enough of the chunk free for a message that has begun, or for many."""

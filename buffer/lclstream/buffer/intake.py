@@ -1,0 +1,178 @@
+"""The bytes of one SP producer become segments, without input or output.
+
+A mode says where the next bytes go:
+
+- *chunk*: to the tail of a chunk of 256 KiB. The run of whole messages in it becomes a segment;
+  a large message that has begun is moved to a body.
+- *header*: the 8 bytes of a header to a place of their own, after a large message. What they
+  say leads to a body, or to a chunk that begins with them.
+- *body*: to a block of the message's size, its header in front. When whole it becomes a segment
+  of one message, and a header is next.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from lclstream.buffer.memory import CHUNK_BYTES, Block
+from lclstream.buffer.segments import Segment
+from lclstream.buffer.sp import HEADER, HEADER_BYTES, LARGE_BYTES, too_large, walk
+from lclstream.core.ledger import Tally, digest64
+
+# What a message that has begun may need, and the least that is worth a read.
+MESSAGE_ROOM_BYTES = HEADER_BYTES + LARGE_BYTES
+CHUNK_ROOM_BYTES = CHUNK_BYTES // 2
+
+Take = Callable[[int], Block | None]
+
+
+class Mode(StrEnum):
+    """What the next bytes are."""
+
+    CHUNK = "chunk"
+    HEADER = "header"
+    BODY = "body"
+
+
+class Intake:
+    """Receives the messages of one connection.
+
+    Ask `space` where the next bytes shall go; None means that there is no memory for them now:
+    ask again when there may be. Then tell `filled` how many came.
+
+    Args:
+        take: returns a block of at least so many bytes, with a reference, or None.
+        max_message_bytes: a header that claims more is refused before anything is allocated.
+    """
+
+    def __init__(self, take: Take, max_message_bytes: int) -> None:
+        self._take = take
+        self._max_message_bytes = max_message_bytes
+        self._mode = Mode.CHUNK
+        self._block: Block | None = None
+        self._start = self._end = 0
+        self._body_end = 0
+        self._wanted_body: int | None = None
+        self._header = bytearray(HEADER_BYTES)
+        self._header_end = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether a message has begun and is not whole."""
+        return self._mode is Mode.BODY or self._header_end > 0 or self._end > self._start
+
+    def space(self) -> memoryview | None:
+        """Return where the next bytes go, or None if there is no memory now; never empty."""
+        if self._mode is Mode.HEADER:
+            return memoryview(self._header)[self._header_end :]
+        if self._mode is Mode.BODY:
+            if self._wanted_body is not None and not self._begin_body(self._wanted_body):
+                return None
+        elif not self._make_room():
+            return None
+        assert self._block is not None  # noqa: S101
+        limit = self._body_end if self._mode is Mode.BODY else self._block.size_bytes
+        return self._block.view[self._end : limit]
+
+    def filled(self, count: int) -> Segment | None:
+        """Take in bytes that were written to `space`; return the messages that are whole now.
+
+        Raises:
+            DecodeError: a header claims more than the limit.
+        """
+        if self._mode is Mode.HEADER:
+            self._filled_header(count)
+            return None
+        self._end += count
+        return self._filled_body() if self._mode is Mode.BODY else self._filled_chunk()
+
+    def close(self) -> None:
+        """Let all memory go."""
+        if self._block is not None:
+            self._block.release()
+            self._block = None
+
+    def _filled_header(self, count: int) -> None:
+        self._header_end += count
+        if self._header_end < HEADER_BYTES:
+            return
+        (size,) = HEADER.unpack(self._header)
+        if size > self._max_message_bytes:
+            raise too_large(size, self._max_message_bytes)
+        if size >= LARGE_BYTES:
+            self._mode, self._wanted_body = Mode.BODY, size
+        else:
+            self._mode = Mode.CHUNK
+
+    def _filled_body(self) -> Segment | None:
+        if self._end < self._body_end:
+            return None
+        block, end = self._block, self._end
+        assert block is not None  # noqa: S101
+        tally = Tally()
+        tally.add_counted(end - HEADER_BYTES, digest64(block.view[HEADER_BYTES:end]))
+        segment = Segment(block, 0, end, tally)
+        self._reset(Mode.HEADER)
+        return segment
+
+    def _filled_chunk(self) -> Segment | None:
+        block = self._block
+        assert block is not None  # noqa: S101
+        run = walk(block.view, self._start, self._end, max_message_bytes=self._max_message_bytes)
+        segment = None
+        if run.messages:
+            tally = Tally(run.messages, run.payload_bytes, 0, run.digest)
+            segment = Segment(block, self._start, run.stop, tally)
+        self._start = run.stop
+        if self._start == self._end and block.references == 1:
+            # Nobody needs it: an idle connection holds nothing.
+            self._reset(Mode.CHUNK)
+        elif run.next_bytes is not None and run.next_bytes >= LARGE_BYTES:
+            self._mode, self._wanted_body = Mode.BODY, run.next_bytes
+        return segment
+
+    def _reset(self, mode: Mode) -> None:
+        self.close()
+        self._mode = mode
+        self._start = self._end = self._header_end = 0
+
+    def _begin_body(self, size_bytes: int) -> bool:
+        """Give a large message its own block and move there what has come of it."""
+        body = self._take(HEADER_BYTES + size_bytes)
+        if body is None:
+            return False
+        self._body_end = HEADER_BYTES + size_bytes
+        self._wanted_body = None
+        self._move_to(body)
+        return True
+
+    def _make_room(self) -> bool:
+        """Have room in a chunk for the message that has begun, or for many."""
+        if self._block is not None:
+            needed = MESSAGE_ROOM_BYTES if self._end > self._start else CHUNK_ROOM_BYTES
+            if self._block.size_bytes - self._start >= needed:
+                return True
+            if self._block.references == 1:
+                # What was before is sent: the rest can move to the front.
+                self._move_within(self._block)
+                return True
+        chunk = self._take(CHUNK_BYTES)
+        if chunk is None:
+            return False
+        self._move_to(chunk)
+        return True
+
+    def _move_within(self, block: Block) -> None:
+        rest = self._end - self._start
+        block.view[:rest] = block.view[self._start : self._end]
+        self._start, self._end = 0, rest
+
+    def _move_to(self, block: Block) -> None:
+        """Go on in another block with what has come of the next message."""
+        if self._block is None:
+            here = memoryview(self._header)[: self._header_end]
+        else:
+            here = self._block.view[self._start : self._end]
+        block.view[: len(here)] = here
+        self._start, self._end, self._header_end = 0, len(here), 0
+        self.close()
+        self._block = block
