@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def standin(options: argparse.Namespace) -> int:
     from lclstream.elog.standin.config import standin_config
     from lclstream.elog.standin.service import standin_service
 
-    given: Mapping[str, Any] = {
+    given: dict[str, Any] = {
         "kafka": options.kafka,
         "identity": options.identity,
         "host": options.host,
