@@ -62,7 +62,7 @@ def _identifier(document: Mapping[str, Any]) -> Iterator[Problem]:
     if not isinstance(kind, str) or not isinstance(identifier, str):
         return
     if not identifier.strip() and kind not in SELF_SUFFICIENT:
-        yield Problem(("source_identifier",), f"{kind} needs to know what to read", identifier)
+        yield Problem(("source_identifier",), f"must say what {kind} shall read", identifier)
     if kind == "Psana2EventSource":
         for key, value in identifier_tokens(identifier):
             if key not in PSANA2_TOKENS:
@@ -132,7 +132,7 @@ def _simplon(document: Mapping[str, Any]) -> Iterator[Problem]:
         return
     missing = [name for name in SIMPLON_SOURCES if name not in sources]
     if missing:
-        text = f"SimplonBinarySerializer also needs data sources named {', '.join(missing)}"
+        text = f"lacks what SimplonBinarySerializer needs: {', '.join(missing)}"
         yield Problem(("data_sources",), text, sorted(map(str, sources)))
 
 
