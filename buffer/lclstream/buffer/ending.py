@@ -20,7 +20,6 @@ class Action(StrEnum):
     CLOSE_INPUT = "close the producers' listening sockets"
     CUT_PRODUCERS = "close the connections of producers that are left"
     SAY_FAREWELL = "close the consumers' listening sockets and half-close every consumer"
-    END = "close everything"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +84,14 @@ class Ending:
             self._go(BufferEvent.STOP)
 
     def step(self, facts: Facts) -> list[Action]:
-        """Return what is to be done now."""
+        """Return what is to be done now; ask again, with new facts, until that is nothing."""
         if self.state is BufferState.OPEN:
             self._look_for_end(facts)
-        actions = []
         if self.state is not BufferState.OPEN and not self._input_closed:
             self._input_closed = True
-            actions.append(Action.CLOSE_INPUT)
+            # Producers that had connected already may come in now.
+            return [Action.CLOSE_INPUT]
+        actions = []
         if self.state is BufferState.DRAINING:
             if not facts.producers:
                 self._go(BufferEvent.PRODUCERS_GONE)
@@ -99,8 +99,6 @@ class Ending:
                 actions.append(Action.CUT_PRODUCERS)
         if self.state is BufferState.FLUSHING:
             actions += self._flush(facts)
-        if self.is_over:
-            actions.append(Action.END)
         return actions
 
     def deadline(self, facts: Facts) -> float | None:

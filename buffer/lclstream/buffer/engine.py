@@ -88,18 +88,20 @@ class Engine:
     def run(self) -> None:
         """Serve until the end."""
         try:
-            while True:
-                facts = self._facts()
-                for action in self.ending.step(facts):
-                    with self._lock:
-                        self._do(action)
-                    if action is Action.END:
-                        return
-                self._loop.turn(self._next_deadline(facts), self._lock)
+            while self._step():
+                self._loop.turn(self._next_deadline(), self._lock)
                 self._now = time.monotonic()
                 self._follow_up()
         finally:
             self._close_everything()
+
+    def _step(self) -> bool:
+        """Do what the state of affairs asks for; return whether to go on."""
+        while actions := self.ending.step(self._facts()):
+            with self._lock:
+                for action in actions:
+                    self._do(action)
+        return not self.ending.is_over
 
     def _facts(self) -> Facts:
         return Facts(
@@ -119,8 +121,8 @@ class Engine:
             consumer.unacknowledged_messages() for consumer in self._consumers.values()
         )
 
-    def _next_deadline(self, facts: Facts) -> float | None:
-        times = (self.ending.deadline(facts), self.door.deadline(), self._check_at)
+    def _next_deadline(self) -> float | None:
+        times = (self.ending.deadline(self._facts()), self.door.deadline(), self._check_at)
         return min((moment for moment in times if moment is not None), default=None)
 
     def _follow_up(self) -> None:
