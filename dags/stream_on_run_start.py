@@ -41,7 +41,7 @@ with DAG(
         producers="{{ params.parameters.producers | default(1) }}",
         site="{{ params.parameters.producer_site | default('') }}",
         limits="{{ params.parameters.limits | default({}) }}",
-    ).as_setup()
+    )
     start_buffer = StartBufferOperator(task_id="start_buffer", transfer=reserve.output)
     submit_streamer = SubmitStreamerOperator(task_id="submit_streamer", transfer=reserve.output)
     submit_analysis = SubmitJobOperator(
@@ -51,11 +51,11 @@ with DAG(
         site="{{ params.parameters.analysis_site | default('') }}",
         count="{{ params.parameters.consumers | default(1) }}",
         environment="{{ params.parameters.environment | default({}) }}",
-        resources="{{ params.parameters.resources | default({}) }}",
+        job_resources="{{ params.parameters.resources | default({}) }}",
     )
     supervise = SuperviseTransferOperator(task_id="supervise", transfer=reserve.output)
     stop = StopTransferOperator(task_id="stop", transfer=reserve.output)
 
     reserve >> start_buffer >> [submit_streamer, submit_analysis] >> supervise >> stop
-    # Runs whatever happens to the others, and fails the run unless all of it was well.
+    # Runs whatever happens to the others, and fails the run unless all of them were well.
     stop.as_teardown(setups=reserve, on_failure_fail_dagrun=True)

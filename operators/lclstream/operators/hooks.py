@@ -29,15 +29,25 @@ class LclstreamHook(BaseHook):
     def __init__(self, lclstream_conn_id: str = DEFAULT_CONNECTION) -> None:
         super().__init__()
         self.lclstream_conn_id = lclstream_conn_id
+        self._resolved: tuple[str, Path] | None = None
 
     def get_conn(self) -> TransfersClient:
         """Return a client; a context manager that the caller closes."""
-        return TransfersClient(*self._settings(self.get_connection(self.lclstream_conn_id)))
+        return TransfersClient(*self.settings())
 
     async def get_async_conn(self) -> AsyncTransfersClient:
         """Return a client for a trigger; an async context manager that the caller closes."""
         connection = await self.aget_connection(self.lclstream_conn_id)
-        return AsyncTransfersClient(*self._settings(connection))
+        return AsyncTransfersClient(*self._read(connection))
+
+    def settings(self) -> tuple[str, Path]:
+        """Return the service's URL and our identity folder.
+
+        Asks Airflow once only: a task that is being killed cannot ask any more.
+        """
+        if self._resolved is None:
+            self._resolved = self._read(self.get_connection(self.lclstream_conn_id))
+        return self._resolved
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask the service for its newest transfer, as the button in Airflow does."""
@@ -48,8 +58,7 @@ class LclstreamHook(BaseHook):
             return False, str(error)
         return True, "the transfers service answered"
 
-    def _settings(self, connection: Any) -> tuple[str, Path]:
-        """Return the URL and the identity folder that a connection holds."""
+    def _read(self, connection: Any) -> tuple[str, Path]:
         url, identity = connection.host, connection.extra_dejson.get("identity")
         problems = []
         if not str(url or "").startswith("https://"):

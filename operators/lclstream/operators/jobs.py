@@ -20,12 +20,12 @@ class SubmitJobOperator(TransferOperator):
         "site",
         "count",
         "environment",
-        "resources",
+        "job_resources",
         "name",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "script": "bash",
-        "resources": "json",
+        "job_resources": "json",
         "environment": "json",
     }
     role = "consumer"
@@ -38,7 +38,7 @@ class SubmitJobOperator(TransferOperator):
         site: str | None = None,
         count: int | str = 1,
         environment: Mapping[str, str] | str | None = None,
-        resources: Mapping[str, Any] | str | None = None,
+        job_resources: Mapping[str, Any] | str | None = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -50,7 +50,7 @@ class SubmitJobOperator(TransferOperator):
             site: where the jobs run; by default where the producers run.
             count: how many jobs share the stream.
             environment: variables for the script.
-            resources: fields of a ResourceSpec, such as `node_count` or `duration`.
+            job_resources: fields of a ResourceSpec, such as `node_count` or `duration`.
             name: of the jobs, unique in the transfer; by default the task's id.
             kwargs: what every operator of a transfer takes.
         """
@@ -59,7 +59,7 @@ class SubmitJobOperator(TransferOperator):
         self.site = site
         self.count = count
         self.environment = environment
-        self.resources = resources
+        self.job_resources = job_resources
         self.name = name or self.task_id
 
     @property
@@ -76,7 +76,7 @@ class SubmitJobOperator(TransferOperator):
             "site": self.site,
             "count": self.count,
             "environment": self.environment,
-            "resources": self.resources,
+            "resources": self.job_resources,
         }
         reservation.lease(client, LEASE_S)
         client.start(reservation.id, {k: v for k, v in wanted.items() if v is not None and v != ""})

@@ -1,7 +1,8 @@
 """What all tasks of one transfer share: which one it is, its lease, its links."""
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -62,7 +63,7 @@ class TransferOperator(BaseOperator):
     """Base of the operators that work on a reserved transfer."""
 
     template_fields: Sequence[str] = ("transfer",)
-    operator_extra_links: ClassVar[tuple[BaseOperatorLink, ...]] = (TransferLink(), JobLogsLink())
+    operator_extra_links: Collection[BaseOperatorLink] = (TransferLink(), JobLogsLink())
     role: ClassVar[str] = ""
     """Whose logs the task's link shows; empty: those of all jobs."""
 
@@ -107,9 +108,13 @@ class TransferOperator(BaseOperator):
         """
         if self._running is None:
             return
-        hook, reservation = self._running
+        call = threading.Thread(target=self._release, args=self._running, daemon=True)
+        call.start()
+        call.join(KILL_TIMEOUT_S)
+
+    def _release(self, hook: LclstreamHook, reservation: Reservation) -> None:
         try:
-            with hook.get_conn(timeout_s=KILL_TIMEOUT_S) as client:
+            with hook.get_conn() as client:
                 reservation.lease(client, LEASE_S, release=True)
         except LclstreamError as error:
             self.log.warning("could not give back the lease: %s", error)

@@ -7,9 +7,9 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from lclstream.operators.elog import post_counters
+from lclstream.operators.elog import ElogHook, Poster
 from lclstream.operators.hooks import LclstreamHook, explained
-from lclstream.operators.progress import account, counters
+from lclstream.operators.progress import account
 from lclstream.operators.reservation import (
     LEASE_S,
     STOP_S,
@@ -107,7 +107,7 @@ class StopTransferOperator(TransferOperator):
         *,
         transfer: Any,
         stop_s: float = STOP_S,
-        elog_conn_id: str | None = "lclstream_elog",
+        elog_conn_id: str = ElogHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         """Set the limits.
@@ -115,10 +115,10 @@ class StopTransferOperator(TransferOperator):
         Args:
             transfer: output of the `ReserveTransferOperator`.
             stop_s: for how long to wait for the end of what is cancelled.
-            elog_conn_id: connection of type `lclstream_elog`; not used where it does not exist.
+            elog_conn_id: connection of type `lclstream_elog`; need not exist.
             kwargs: what every operator of a transfer takes.
         """
-        settings = {"retries": 5, "retry_delay": timedelta(seconds=3)} | kwargs
+        settings: dict[str, Any] = {"retries": 5, "retry_delay": timedelta(seconds=3)} | kwargs
         super().__init__(transfer=transfer, **settings)
         self.stop_s = stop_s
         self.elog_conn_id = elog_conn_id
@@ -152,10 +152,12 @@ class StopTransferOperator(TransferOperator):
         return info
 
     def _post(self, context: Any, info: TransferInfo) -> None:
-        if self.elog_conn_id is None:
-            return
-        conf = context["dag_run"].conf or {}
-        post_counters(self.elog_conn_id, conf, counters(info), self.log)
+        Poster(
+            conf=context["dag_run"].conf or {},
+            conn_id=self.elog_conn_id,
+            identity=LclstreamHook(self.lclstream_conn_id).settings()[1],
+            log=self.log,
+        ).post(info)
 
     def _faults(self, context: Any, info: TransferInfo) -> str:
         ti = context["ti"]

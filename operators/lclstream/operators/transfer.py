@@ -4,7 +4,7 @@ They are thin: the transfers service owns the transfer, starts its jobs, keeps i
 ends it also when Airflow is gone. What belongs together in a DAG:
 
 ```python
-reserve = ReserveTransferOperator(task_id="reserve", ...).as_setup()
+reserve = ReserveTransferOperator(task_id="reserve", ...)
 buffer = StartBufferOperator(task_id="start_buffer", transfer=reserve.output)
 streamer = SubmitStreamerOperator(task_id="submit_streamer", transfer=reserve.output)
 watch = SuperviseTransferOperator(task_id="supervise", transfer=reserve.output)
@@ -14,12 +14,12 @@ watch >> stop.as_teardown(setups=reserve, on_failure_fail_dagrun=True)
 ```
 
 Only a teardown runs after somebody marked the run failed, and only if its setup was well:
-hence the setup does nothing but reserve, and `stop` ends everything. Without
-`on_failure_fail_dagrun` such a run could end as a success. No `dagrun_timeout`: it skips
-the teardown.
+hence `reserve`, which the last line makes the setup, does nothing but reserve, and `stop` ends
+everything. Without `on_failure_fail_dagrun` such a run could end as a success. No
+`dagrun_timeout`: it skips the teardown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -65,7 +65,7 @@ class ReserveTransferOperator(BaseOperator):
         "max_age_s",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"streamer": "json", "limits": "json"}
-    operator_extra_links: ClassVar[tuple[BaseOperatorLink, ...]] = (TransferLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (TransferLink(),)
 
     def __init__(
         self,
@@ -102,7 +102,8 @@ class ReserveTransferOperator(BaseOperator):
             lease_s: for how long the transfer lives without a sign of Airflow.
             kwargs: what every operator takes.
         """
-        super().__init__(**{"retries": 3, "retry_delay": timedelta(seconds=5)} | kwargs)
+        settings: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)} | kwargs
+        super().__init__(**settings)
         self.streamer = streamer
         self.experiment = experiment
         self.run = run
