@@ -63,7 +63,14 @@ class Outcome(NamedTuple):
 class Run:
     """One run of one job, in this process."""
 
-    def __init__(self, folder: Path, jobndx: int, time_limit_s: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        jobndx: int,
+        *,
+        time_limit_s: float | None = None,
+        grace_s: float = GRACE_S,
+    ) -> None:
         self.folder = folder
         self.jobndx = jobndx
         self.spec: dict[str, Any] = json.loads((folder / layout.SPEC).read_text("utf-8"))
@@ -71,6 +78,7 @@ class Run:
         self.native_id = os.environ.get("SLURM_JOB_ID") or str(os.getpid())
         minutes = self.spec.get("resources", {}).get("duration", 10)
         self.time_limit_s = float(minutes) * 60 if time_limit_s is None else time_limit_s
+        self.grace_s = grace_s
 
     def claim(self) -> bool:
         """Return whether this process is the one that executes the run."""
@@ -153,16 +161,17 @@ class Run:
             script = self.spawn()
         except (OSError, ValueError) as error:
             return Outcome(JobState.FAILED, f"cannot run the script: {error}", SETUP_FAILED)
-        return Watch(script, self.time_limit_s, in_slurm=self.in_slurm).until_end()
+        return Watch(script, self).until_end()
 
 
 class Watch:
     """Waits for a script and everything that came from it, and ends them when it is time."""
 
-    def __init__(self, script: int, time_limit_s: float, *, in_slurm: bool) -> None:
+    def __init__(self, script: int, run: Run) -> None:
         self.script = script
-        self.limit = time.monotonic() + time_limit_s
-        self.forward_delay_s = BATCH_FORWARD_DELAY_S if in_slurm else 0.0
+        self.limit = time.monotonic() + run.time_limit_s
+        self.grace_s = run.grace_s
+        self.forward_delay_s = BATCH_FORWARD_DELAY_S if run.in_slurm else 0.0
         self.status: int | None = None
         self.asked: int | None = None
         self.timed_out = False
@@ -205,7 +214,7 @@ class Watch:
         number = signal.Signals(got.si_signo)
         if number in ENDING and self.asked is None:
             self.asked = int(number)
-            self.stop(time.monotonic() + self.forward_delay_s, GRACE_S)
+            self.stop(time.monotonic() + self.forward_delay_s, self.grace_s)
         elif number in PASSED_ON and self.status is None:
             processes.send([self.script], number)
 
@@ -228,7 +237,7 @@ class Watch:
             self.stop(now, LEFTOVER_GRACE_S)
         elif now >= self.limit and self.asked is None and not self.timed_out:
             self.timed_out = True
-            self.stop(now, GRACE_S)
+            self.stop(now, self.grace_s)
 
     def stop(self, when: float, grace_s: float) -> None:
         """Plan the end of all processes, unless it is planned already."""
@@ -252,34 +261,35 @@ def isolate() -> None:
     processes.adopt_orphans()
 
 
-def run(folder: Path, jobndx: int, time_limit_s: float | None = None) -> int:
+def execute(run: Run) -> int:
     """Execute one run and return the exit code of this process."""
-    one = Run(folder, jobndx, time_limit_s)
-    if not one.claim():
-        sys.stderr.write(f"run {jobndx} has a runner already; nothing to do\n")
+    if not run.claim():
+        sys.stderr.write(f"run {run.jobndx} has a runner already; nothing to do\n")
         return 0
     try:
-        if not one.begin():
-            sys.stderr.write(f"run {jobndx} was cancelled before it began\n")
+        if not run.begin():
+            sys.stderr.write(f"run {run.jobndx} was cancelled before it began\n")
             return 0
-        outcome = one.execute()
-        one.end(outcome)
+        outcome = run.execute()
+        run.end(outcome)
     except IllegalTransitionError as error:
         # Somebody else, who knew better, has recorded the end of this run.
-        sys.stderr.write(f"run {jobndx}: {error}\n")
+        sys.stderr.write(f"run {run.jobndx}: {error}\n")
         return SETUP_FAILED
     return outcome.exit_code
 
 
 def main() -> int:
     """Read the command line and execute one run."""
-    parser = argparse.ArgumentParser(prog="lclstream.jobs.runner", description=run.__doc__)
+    parser = argparse.ArgumentParser(prog="lclstream.jobs.runner", description=execute.__doc__)
     parser.add_argument("folder", type=Path, help="the job's folder")
     parser.add_argument("jobndx", type=int, help="number of the run, from 1")
     parser.add_argument("--time-limit-s", type=float, help="instead of the job's duration")
+    parser.add_argument("--grace-s", type=float, default=GRACE_S, help="from SIGTERM to SIGKILL")
     options = parser.parse_args()
     isolate()
-    return run(options.folder, options.jobndx, options.time_limit_s)
+    limits = {"time_limit_s": options.time_limit_s, "grace_s": options.grace_s}
+    return execute(Run(options.folder, options.jobndx, **limits))
 
 
 if __name__ == "__main__":
