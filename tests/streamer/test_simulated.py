@@ -42,7 +42,7 @@ def test_ranks_share_the_events_and_agree_with_the_receiver(document: dict[str, 
         missing += frame is None
         assert (got is None) == (frame is None)
         if frame is not None:
-            assert np.array_equal(got, frame)
+            assert np.array_equal(np.asarray(got), np.asarray(frame))
         assert events[index].read(WAVELENGTH_PV) == wanted.read(WAVELENGTH_PV)
     assert 0 < missing < 11
 

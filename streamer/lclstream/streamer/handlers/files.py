@@ -21,7 +21,7 @@ class BinaryFileWritingDataHandler:
     lest old ones remain among the new.
 
     The manifest `<prefix_>r<rank>.manifest.json` lists the files with their sizes, events and
-    hashes; `complete` tells whether the run came to its end.
+    hashes; `complete` tells whether they hold everything that was read.
     """
 
     def __init__(self, config: BinaryFileWritingDataHandlerConfig, place: Place) -> None:
