@@ -1,15 +1,17 @@
 """The DAG files: they keep the rules that make cancelling work, and they stream."""
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
-from airflow.models.dagbundle import DagBundleModel
+from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
-from airflow.utils.session import create_session
+from tests.operators.run_dag import MARK
 from tests.operators.world import World, assert_nothing_is_left, conf, find_transfer
 
 from lclstream.transfers.client import TransfersClient
@@ -17,23 +19,42 @@ from lclstream.transfers.states import Phase
 
 DAGS = Path(__file__).parents[2] / "dags"
 STREAM = "stream_on_run_start"
+GOOD, BROKEN_ANALYSIS, BAD_CONFIGURATION, OLD = 101, 102, 103, 104
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
+
+
+def misspelt() -> dict[str, Any]:
+    wrong = conf(BAD_CONFIGURATION)
+    wrong["parameters"]["streamer"]["event_source"]["evnts"] = 3
+    return wrong
 
 
 @pytest.fixture(scope="session")
-def dags(database: None) -> Mapping[str, DAG]:
-    with create_session() as session:
-        session.merge(DagBundleModel(name="tests"))
-    bag = DagBag(str(DAGS))
-    assert not bag.import_errors
-    sync_bag_to_db(bag, bundle_name="tests", bundle_version="1")
-    return bag.dags
-
-
-@pytest.fixture(autouse=True)
-def connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_LCLSTREAM", json.dumps(world.connection))
+def ended(
+    database: None, world: World, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, dict[str, Any]]:
+    """Run the DAG for several runs of the experiment; return how each ended, by its number."""
+    confs = [
+        conf(GOOD, consumers=2),
+        conf(BROKEN_ANALYSIS, analysis="#!/bin/sh\necho no >&2\nexit 3\n"),
+        misspelt(),
+        conf(OLD, max_age_s=3600),
+    ]
+    file = tmp_path_factory.mktemp("dag") / "confs.json"
+    file.write_text(json.dumps(confs))
+    script = Path(__file__).with_name("run_dag.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(DAGS), STREAM, str(file)],
+        env=os.environ | {"AIRFLOW_CONN_LCLSTREAM": json.dumps(world.connection)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    results = [json.loads(line.removeprefix(MARK)) for line in lines]
+    return dict(zip([each["run"] for each in confs], results, strict=True))
 
 
 @pytest.fixture
@@ -42,16 +63,15 @@ def client(world: World) -> Iterator[TransfersClient]:
         yield opened
 
 
-def run(dags: Mapping[str, DAG], conf: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Run the DAG in this process; return the state of the run and of its tasks."""
-    dag_run = dags[STREAM].test(run_conf=dict(conf))
-    with create_session() as session:
-        session.add(dag_run)
-        tasks = {ti.task_id: str(ti.state) for ti in dag_run.get_task_instances(session=session)}
-    return str(dag_run.state), tasks
+@pytest.fixture(scope="session")
+def dags(database: None) -> dict[str, DAG]:
+    bag = DagBag(str(DAGS))
+    assert not bag.import_errors
+    return dict(bag.dags)
 
 
-def test_every_dag_keeps_the_rules_of_cancelling(dags: Mapping[str, DAG]) -> None:
+def test_every_dag_keeps_the_rules_of_cancelling(dags: dict[str, DAG]) -> None:
+    assert STREAM in dags
     for dag in dags.values():
         assert dag.dagrun_timeout is None, "it skips the teardown"
         assert dag.catchup is False
@@ -69,10 +89,10 @@ def test_the_first_dag_can_be_read_in_a_minute() -> None:
     assert len((DAGS / f"{STREAM}.py").read_text().splitlines()) < 65
 
 
-def test_a_run_is_streamed(dags: Mapping[str, DAG], client: TransfersClient) -> None:
-    state, tasks = run(dags, conf(101))
-    assert (state, set(tasks.values())) == ("success", {"success"})
-    transfer = find_transfer(client, 101)
+def test_a_run_is_streamed(ended: dict[int, Any], client: TransfersClient) -> None:
+    assert ended[GOOD]["state"] == "success"
+    assert set(ended[GOOD]["tasks"].values()) == {"success"}
+    transfer = find_transfer(client, GOOD)
     assert transfer is not None
     info = client.get(transfer)
     assert info.phase is Phase.COMPLETED
@@ -82,30 +102,20 @@ def test_a_run_is_streamed(dags: Mapping[str, DAG], client: TransfersClient) -> 
 
 
 def test_a_broken_analysis_fails_the_run_and_leaves_nothing(
-    dags: Mapping[str, DAG], client: TransfersClient
+    ended: dict[int, Any], client: TransfersClient
 ) -> None:
-    state, tasks = run(dags, conf(102, analysis="#!/bin/sh\necho no >&2\nexit 3\n"))
-    assert state == "failed"
-    assert tasks["supervise"] == "failed"
-    assert tasks["stop"] == "failed"
-    transfer = find_transfer(client, 102)
+    assert ended[BROKEN_ANALYSIS]["state"] == "failed"
+    tasks = ended[BROKEN_ANALYSIS]["tasks"]
+    assert (tasks["supervise"], tasks["stop"]) == ("failed", "failed")
+    transfer = find_transfer(client, BROKEN_ANALYSIS)
     assert transfer is not None
     assert_nothing_is_left(client, transfer)
 
 
-def test_a_bad_configuration_starts_nothing(
-    dags: Mapping[str, DAG], client: TransfersClient
+@pytest.mark.parametrize("run", [BAD_CONFIGURATION, OLD], ids=["bad configuration", "old run"])
+def test_what_is_refused_starts_nothing(
+    ended: dict[int, Any], client: TransfersClient, run: int
 ) -> None:
-    broken = conf(103)
-    broken["parameters"]["streamer"]["event_source"]["evnts"] = 3
-    state, tasks = run(dags, broken)
-    assert state == "failed"
-    assert tasks["reserve"] == "failed"
-    assert find_transfer(client, 103) is None
-
-
-def test_an_old_run_is_refused(dags: Mapping[str, DAG], client: TransfersClient) -> None:
-    state, tasks = run(dags, conf(104, max_age_s=3600))
-    assert state == "failed"
-    assert tasks["reserve"] == "failed"
-    assert find_transfer(client, 104) is None
+    assert ended[run]["state"] == "failed"
+    assert ended[run]["tasks"]["reserve"] == "failed"
+    assert find_transfer(client, run) is None
