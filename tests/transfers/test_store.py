@@ -52,7 +52,7 @@ def do(store: Store, transfer: Transfer, event: Event, report: Report | None = N
     if report is not None:
         stored.ledger.add(report)
     step = advance(transfer, event, stored.ledger, now=2.0)
-    store.record(event, step, 2.0, report=report)
+    store.record(event, step, 2.0, reports=[report] if report else [])
     return step.transfer
 
 

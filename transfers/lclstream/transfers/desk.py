@@ -236,7 +236,7 @@ class Desk:
         if report.hop != role:
             raise NotAuthorizedError(f"{caller.name} may not report as {report.hop}")
         if found.transfer.phase in FINAL:
-            return reply_to(found.transfer, Role(report.hop))
+            return reply_to(found.transfer, found.ledger, Role(report.hop), self._clock())
         event = Reported(
             role=Role(report.hop),
             peer=report.peer,
@@ -246,7 +246,8 @@ class Desk:
             push_url=_data_url(report.addresses.in_) if report.addresses else "",
             pull_url=_data_url(report.addresses.out) if report.addresses else "",
         )
-        return reply_to(await self.runners.post(number, event, report=report), Role(report.hop))
+        transfer = await self.runners.post(number, event, report=report)
+        return reply_to(transfer, found.ledger, Role(report.hop), self._clock())
 
     async def callback(self, role: Role, body: bytes, signature: str | None) -> None:
         """Take in a job's new state.

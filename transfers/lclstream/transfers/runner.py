@@ -204,8 +204,9 @@ class Runner:
             self.transfer = step.transfer
             await self._keep(now)
             return
+        reports = self._take_live_reports(now)
         ordered = await self._store.do(
-            Store.record, event, step, now, report=item.report, start=item.start
+            Store.record, event, step, now, reports=reports, start=item.start
         )
         self.transfer = step.transfer
         self.log += step.log
@@ -217,10 +218,14 @@ class Runner:
     async def _keep(self, now: float) -> None:
         if now - self._kept_at < KEEP_INTERVAL_S:
             return
+        await self._store.do(Store.keep, self.transfer, self._take_live_reports(now))
+
+    def _take_live_reports(self, now: float) -> list[Report]:
+        """Return the reports that are not in the store yet, to be written there now."""
         self._kept_at = now
         reports = list(self._live_reports.values())
         self._live_reports.clear()
-        await self._store.do(Store.keep, self.transfer, reports)
+        return reports
 
     def _log_step(self, before: Transfer, step: Step) -> None:
         after = step.transfer

@@ -36,6 +36,8 @@ IDENTITY_FOLDER = "identity"
 STREAMER_FILE = "lclstreamer.json"
 # A job's certificate outlives the transfer by this, for its last report.
 CERTIFICATE_MARGIN_S = 3600.0
+# A buffer gives up by itself only after this service should have told it to.
+PATIENCE_MARGIN_S = 60.0
 CALLBACK_PATH = {Role.BUFFER: "forwarder", Role.PRODUCER: "producer", Role.CONSUMER: "consumer"}
 
 
@@ -178,9 +180,12 @@ def _buffer_command(wanted: JobRequest) -> list[str]:
         f"--in={address}",
         f"--out={address}",
         f"--memory={wanted.request.memory or site.buffer_memory}",
-        f"--expect-producers={transfer.ranks}",
-        # Only the end of a buffer that this service has forgotten.
+        # It ends when this service says so, who knows when all producers have ended; connections
+        # that come and go say less. Left alone it ends after the longest time of a transfer.
+        "--expect-producers=0",
         f"--max-idle={math.ceil(transfer.limits.total_s)}",
+        f"--consumer-timeout={math.ceil(transfer.limits.drain_s + PATIENCE_MARGIN_S)}",
+        f"--stall-timeout={math.ceil(transfer.limits.drain_s + PATIENCE_MARGIN_S)}",
         "--ready-file=ready.json",
     ]
 

@@ -108,7 +108,7 @@ class Store:
         step: Step,
         now: float,
         *,
-        report: Report | None = None,
+        reports: Sequence[Report] = (),
         start: StoredStart | None = None,
     ) -> list[PendingAction]:
         """Write what an event led to, in one transaction.
@@ -117,7 +117,7 @@ class Store:
             cause: the event.
             step: what the machine made of it.
             now: Unix time.
-            report: the report that the event is about.
+            reports: those that came since the last change.
             start: what was asked for, with a `StartAsked`.
 
         Returns:
@@ -128,7 +128,7 @@ class Store:
             self._save(connection, transfer)
             write_history(connection, transfer, now, describe(cause))
             write_log(connection, transfer.id, step.log)
-            if report is not None:
+            for report in reports:
                 write_report(connection, transfer.id, report)
             if start is not None:
                 write_start(connection, transfer.id, start)
@@ -137,11 +137,11 @@ class Store:
                 upsert(connection, jobs, values)
             return [order(connection, transfer.id, action) for action in step.actions]
 
-    def keep(self, transfer: Transfer, changed: Sequence[Report]) -> None:
+    def keep(self, transfer: Transfer, reports: Sequence[Report]) -> None:
         """Write what changes all the time, without history: timers, figures, live reports."""
         with self._engine.begin() as connection:
             self._save(connection, transfer)
-            for report in changed:
+            for report in reports:
                 write_report(connection, transfer.id, report)
 
     def finish(self, action: int) -> None:

@@ -21,6 +21,9 @@ from lclstream.transfers.models import (
 from lclstream.transfers.record import Role, Transfer
 from lclstream.transfers.states import CLOSING, FINAL, Phase, Stage, Timer
 
+# For how long a draining buffer stays for consumer jobs that it has not seen yet.
+CONSUMER_PATIENCE_S = 30.0
+
 
 def info_of(
     transfer: Transfer,
@@ -90,17 +93,43 @@ def status_of(
     )
 
 
-def reply_to(transfer: Transfer, role: Role) -> Reply:
+def reply_to(transfer: Transfer, ledger: Ledger, role: Role, now: float) -> Reply:
     """Return what a reporting process shall do next."""
     if transfer.phase in FINAL or transfer.stage is Stage.JOBS:
         reason = transfer.reason or f"the transfer is {transfer.phase.value}"
         return Reply(command="stop", reason=reason)
-    if role is Role.PRODUCER and transfer.phase in CLOSING:
-        return Reply(command="stop", reason=transfer.reason)
-    drains = transfer.phase is Phase.DRAINING or transfer.stage is Stage.FLUSH
-    if drains and role is not Role.CONSUMER:
-        return Reply(command="drain", reason=transfer.reason)
+    if role is Role.PRODUCER:
+        return _reply_to_producer(transfer)
+    if role is Role.BUFFER:
+        flushing = transfer.stage is Stage.FLUSH
+        draining = transfer.phase is Phase.DRAINING and _may_drain(transfer, ledger, now)
+        return Reply(command="drain", reason=transfer.reason) if flushing or draining else Reply()
+    if ledger.finals(Role.BUFFER):
+        return Reply(command="drain", reason="the buffer has given out everything and ended")
     return Reply()
+
+
+def _reply_to_producer(transfer: Transfer) -> Reply:
+    if transfer.phase in CLOSING:
+        return Reply(command="stop", reason=transfer.reason)
+    if transfer.phase is Phase.DRAINING:
+        return Reply(command="drain", reason="no more data is wanted")
+    return Reply()
+
+
+def _may_drain(transfer: Transfer, ledger: Ledger, now: float) -> bool:
+    """Return whether a draining buffer may end as soon as it is empty.
+
+    The first consumers may be quick to empty it; a consumer job that comes later would find
+    nobody who tells it that the stream has ended.
+    """
+    jobs = transfer.of_role(Role.CONSUMER)
+    seen = sum(int(each.stats.get("consumers_seen", 0)) for each in ledger.of(Role.BUFFER))
+    if seen >= len(jobs) or all(job.is_final for job in jobs):
+        return True
+    patience_s = min(CONSUMER_PATIENCE_S, transfer.limits.drain_s / 2)
+    began = transfer.timers.get(Timer.DRAIN, now) - transfer.limits.drain_s
+    return now >= began + patience_s
 
 
 def _transition(entry: LogEntry) -> PortTransition:
