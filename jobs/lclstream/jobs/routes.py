@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from io import FileIO
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, File, Header, Query, Request, UploadFile
+from fastapi import APIRouter, FastAPI, File, Header, HTTPException, Query, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
 
-from lclstream.core.errors import InvalidConfigError, NotFoundError
+from lclstream.core.errors import InvalidConfigError, NotFoundError, RequestError
 from lclstream.core.http import install_error_handlers
 from lclstream.identity.caller import Caller, CallerDep
 from lclstream.identity.roles import SiteRoles
@@ -28,6 +28,7 @@ from lclstream.jobs.supervisor import Supervisor
 # Room for headers and borders of the parts of an upload.
 MULTIPART_MARGIN = 1 << 20
 MAX_FILES = 1000
+RANGE_NOT_SATISFIABLE = 416
 IdempotencyKey = Annotated[str | None, Header(max_length=255, pattern=r"^[\x21-\x7e]+$")]
 
 
@@ -245,9 +246,10 @@ def file_response(
     found = os.fstat(file.fileno())
     try:
         part = exchange.byte_range(wanted, found.st_size)
-    except BaseException:
+    except RequestError as error:
         file.close()
-        raise
+        size = {"content-range": f"bytes */{found.st_size}"}
+        raise HTTPException(RANGE_NOT_SATISFIABLE, str(error), headers=size) from error
     first, count = part or (0, found.st_size)
 
     async def body() -> AsyncIterator[bytes]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from lclstream.core.errors import LclstreamError, SchedulerError
+from lclstream.jobs.backends.local import LocalBackend
 from lclstream.jobs.backends.protocol import Run, Sighting
 from lclstream.jobs.callbacks import Outbox, Post
 from lclstream.jobs.control import JobControl
@@ -22,6 +23,7 @@ from lclstream.jobs.store import Job
 
 logger = logging.getLogger(__name__)
 
+LOCAL = LocalBackend.group
 SCAN_S = 0.2
 THOROUGH_SCAN_S = 5.0
 LOCAL_POLL_S = 0.5
@@ -150,7 +152,7 @@ class Supervisor:
 
     async def _poll_if_time(self, group: str, entries: list[Entry]) -> None:
         interval = LOCAL_POLL_S
-        if group != "local":
+        if group != LOCAL:
             slow = self.control.config.poll_s
             hurried = self._hurried.get(group, False)
             interval = min(slow, HURRIED_POLL_S) if hurried else slow
@@ -181,7 +183,7 @@ class Supervisor:
         for run, sighting in seen.items():
             if sighting.state not in FINAL:
                 self._gone_since.pop(run, None)
-            elif self._is_confirmed(run, sighting):
+            elif backend.group == LOCAL or self._is_confirmed(run, sighting):
                 await self._settle(runs[run], run, sighting)
             else:
                 unsure = True

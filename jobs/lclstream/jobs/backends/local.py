@@ -39,6 +39,7 @@ class LocalBackend:
         # Sessions whose leader was seen alive, so that what is left of them is known to be ours.
         self._seen: set[int] = set()
         self._leftover_since: dict[Run, float] = {}
+        self._ended_by: dict[int, int] = {}
 
     def check(self, spec: JobSpec) -> None:
         """Refuse attributes: there is nothing they could set."""
@@ -93,7 +94,7 @@ class LocalBackend:
 
     def _sight(self, run: Run) -> Sighting:
         pid, start = self._runner(run)
-        ended_by = _reap(pid)
+        self._reap(pid)
         process = processes.look(pid)
         if process is not None and process.is_alive and process.start == start:
             self._seen.add(pid)
@@ -102,6 +103,7 @@ class LocalBackend:
             return Sighting(JobState.ACTIVE)
         self._seen.discard(pid)
         self._leftover_since.pop(run, None)
+        ended_by = self._ended_by.pop(pid, 0)
         how = f" (signal {ended_by})" if ended_by else ""
         return Sighting(JobState.FAILED, f"the runner of the job died{how}")
 
@@ -118,6 +120,14 @@ class LocalBackend:
         if process is None or abs(processes.started_at(process) - run.queued) > START_SKEW_S:
             return pid, None
         return pid, process.start
+
+    def _reap(self, pid: int) -> None:
+        """Collect a child that has ended, and keep which signal ended it."""
+        # A runner that another process started is nobody's child here.
+        with suppress(ChildProcessError):
+            found, status = os.waitpid(pid, os.WNOHANG) if pid > 0 else (0, 0)
+            if found == pid and os.WIFSIGNALED(status):
+                self._ended_by[pid] = os.WTERMSIG(status)
 
     def _end_leftovers(self, run: Run, pid: int, present: processes.Process | None) -> bool:
         """End what outlived its runner; return whether there still is something."""
@@ -147,15 +157,6 @@ class LocalBackend:
     def status(self) -> str | None:
         """Return None: this host works as long as this program does."""
         return None
-
-
-def _reap(pid: int) -> int:
-    """Collect a child that has ended; return the signal that ended it, else 0."""
-    with suppress(ChildProcessError):
-        found, status = os.waitpid(pid, os.WNOHANG) if pid > 0 else (0, 0)
-        if found == pid and os.WIFSIGNALED(status):
-            return os.WTERMSIG(status)
-    return 0
 
 
 def _read(place: Path) -> dict[str, Any] | None:
