@@ -75,11 +75,8 @@ def messages_of(parameters: Parameters, given_events: Iterator[Event]) -> list[b
     for event in given_events:
         values = extractor.extract(event)
         if values is not None:
-            changed = {
-                name: None if value is None else processing.transform(value)
-                for name, value in values.items()
-            }
-            found += sent(serializer, batcher.add(event, changed), len(found))
+            batches = batcher.add(event, processing.apply(values))
+            found += sent(serializer, batches, len(found))
     return found + sent(serializer, batcher.finish(), len(found))
 
 

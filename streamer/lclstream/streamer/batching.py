@@ -167,6 +167,8 @@ class Batcher:
 def _fits(value: Array, column: Column) -> bool:
     if value.shape != column.shape:
         return False
+    if value.dtype is column.dtype:
+        return True
     # A shorter text fits into the room of a longer one.
     if value.dtype.kind == "S" and column.dtype.kind == "S":
         return value.dtype.itemsize <= column.dtype.itemsize

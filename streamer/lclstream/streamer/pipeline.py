@@ -19,7 +19,7 @@ from lclstream.streamer.pacing import paced
 from lclstream.streamer.processing import open_processing
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
-from lclstream.streamer.sending import BatchPool, Sender, SendingEndedError
+from lclstream.streamer.sending import BatchPool, Sender, SendingEndedError, StuckError
 from lclstream.streamer.serializers import open_serializer
 from lclstream.streamer.stopping import StopRequest
 
@@ -54,6 +54,10 @@ class Pipeline:
             try:
                 self._stream(source, limit)
                 self._close_handlers()
+            except StuckError:
+                # Who is stuck in a handler holds it: closing it would hang too.
+                self._handlers.clear()
+                raise
             finally:
                 # This does nothing to handlers that were closed.
                 for handler in self._handlers:
@@ -73,11 +77,7 @@ class Pipeline:
         with Sender(serializer, self._handlers, pool, self._progress, self._stop) as sender:
             try:
                 for event, values in chain(first, events):
-                    changed = {
-                        name: None if value is None else processing.transform(value)
-                        for name, value in values.items()
-                    }
-                    for batch in batcher.add(event, changed):
+                    for batch in batcher.add(event, processing.apply(values)):
                         sender.put(batch)
             except SendingEndedError:
                 # The sender raises why, when it is left.

@@ -1,6 +1,7 @@
-"""What is done to each value before it joins a batch."""
+"""What is done to the values of an event before they join a batch."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from lclstream.streamer.config import (
 )
 
 Array = npt.NDArray[np.generic]
+Values: TypeAlias = Mapping[str, Array | None]
 
 
 class Processing(Protocol):
@@ -19,8 +21,8 @@ class Processing(Protocol):
 
     batch_size: int
 
-    def transform(self, value: Array) -> Array:
-        """Return what is sent instead of a value."""
+    def apply(self, values: Values) -> Values:
+        """Return what is sent instead of the values of an event."""
         ...
 
 
@@ -30,9 +32,9 @@ class BatchOnly:
     def __init__(self, config: BatchProcessingPipelineConfig) -> None:
         self.batch_size = config.batch_size
 
-    def transform(self, value: Array) -> Array:
-        """Return the value."""
-        return value
+    def apply(self, values: Values) -> Values:
+        """Return the values."""
+        return values
 
 
 class PeaknetPreprocessing:
@@ -45,9 +47,12 @@ class PeaknetPreprocessing:
         self.batch_size = config.batch_size
         self._config = config
 
-    def transform(self, value: Array) -> Array:
-        """Return the image padded, (channels, rows, columns) unless channels are off."""
-        if value.ndim != 2:
+    def apply(self, values: Values) -> Values:
+        """Return the values, images padded and with channels."""
+        return {name: self._padded(value) for name, value in values.items()}
+
+    def _padded(self, value: Array | None) -> Array | None:
+        if value is None or value.ndim != 2:
             return value
         down = max(self._config.target_height - value.shape[0], 0)
         across = max(self._config.target_width - value.shape[1], 0)

@@ -62,7 +62,7 @@ class Template:
     def store(self, image: Image, path: str, array: npt.NDArray[np.generic]) -> None:
         """Copy an array into the file; where it already lies there, nothing happens."""
         runs = self.runs[path]
-        if len(runs) > 1 or not np.shares_memory(image, array):
+        if len(runs) > 1 or not np.may_share_memory(image, array):
             for run in runs:
                 self._run(image, path, run)[...] = array[run.start : run.stop]
 

@@ -1,0 +1,56 @@
+"""Rank and size as each launcher tells them."""
+
+import sys
+
+import pytest
+
+from lclstream.core.errors import InvalidConfigError
+from lclstream.streamer.rank import Place, place_from_environment, place_from_mpi
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place(0, 1)),
+        ({"PMI_RANK": "2", "PMI_SIZE": "3"}, Place(2, 3)),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}, Place(1, 4)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}, Place(1, 2)),
+        # The batch script itself is one process, however many tasks its job has.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, Place(0, 1)),
+        # A step may have fewer tasks than its job.
+        (
+            {
+                "SLURM_PROCID": "0",
+                "SLURM_NTASKS": "8",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_STEP_ID": "0",
+            },
+            Place(0, 2),
+        ),
+        # mpiexec within a step knows better.
+        (
+            {
+                "SLURM_PROCID": "0",
+                "SLURM_NTASKS": "2",
+                "SLURM_STEP_ID": "0",
+                "PMI_RANK": "3",
+                "PMI_SIZE": "4",
+            },
+            Place(3, 4),
+        ),
+    ],
+)
+def test_launchers(environment: dict[str, str], place: Place) -> None:
+    assert place_from_environment(environment) == place
+
+
+def test_nonsense_is_refused() -> None:
+    message = r"^PMI_RANK must be less than PMI_SIZE, got '3' and '3'$"
+    with pytest.raises(InvalidConfigError, match=message):
+        place_from_environment({"PMI_RANK": "3", "PMI_SIZE": "3"})
+
+
+def test_mpi_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(InvalidConfigError, match=r"^mpi4py cannot be used: "):
+        place_from_mpi()
