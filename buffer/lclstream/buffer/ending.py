@@ -110,10 +110,14 @@ class Ending:
                 times.append(self._gone_since + config.grace_s)
             if config.max_idle_s:
                 times.append(facts.last_activity + config.max_idle_s)
+        elif self.is_over:
+            return None
         elif self._farewell_until is not None:
             times.append(self._farewell_until)
-        elif not self.is_over:
-            times += [self._linger_until, self._patience_end(facts), self._give_up_at]
+        elif self._linger_until is not None:
+            times += [self._linger_until, self._give_up_at]
+        else:
+            times += [self._patience_end(facts), self._give_up_at]
         return min((moment for moment in times if moment is not None), default=None)
 
     def _look_for_end(self, facts: Facts) -> None:
@@ -123,9 +127,9 @@ class Ending:
             self._gone_since = None
         elif self._gone_since is None:
             self._gone_since = facts.now
-        if self._gone_since is not None and facts.now - self._gone_since >= config.grace_s:
+        if self._gone_since is not None and facts.now >= self._gone_since + config.grace_s:
             self.drain(facts.now, f"all {facts.producers_seen} producers have come and gone")
-        elif config.max_idle_s and facts.now - facts.last_activity >= config.max_idle_s:
+        elif config.max_idle_s and facts.now >= facts.last_activity + config.max_idle_s:
             self.drain(facts.now, f"nothing happened for {config.max_idle_s} s")
 
     def _flush(self, facts: Facts) -> list[Action]:

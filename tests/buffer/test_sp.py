@@ -1,0 +1,76 @@
+"""The SP framing, against a parser too simple to be wrong."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lclstream.buffer.sp import Handshake, Protocol, handshake, header, split, walk
+from lclstream.core.errors import DecodeError
+from lclstream.core.ledger import Tally
+
+LIMIT = 1000
+
+
+def frame(messages: list[bytes]) -> bytes:
+    return b"".join(header(len(message)) + message for message in messages)
+
+
+def test_handshake_bytes() -> None:
+    assert handshake(Protocol.PUSH) == bytes.fromhex("0053500000500000")
+    assert handshake(Protocol.PULL) == bytes.fromhex("0053500000510000")
+
+
+@given(st.integers(1, 7))
+def test_handshake_may_come_in_pieces(cut: int) -> None:
+    waiting = Handshake(Protocol.PUSH)
+    assert not waiting.received(handshake(Protocol.PUSH)[:cut])
+    assert waiting.missing_bytes == 8 - cut
+    assert waiting.received(handshake(Protocol.PUSH)[cut:])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(handshake(Protocol.PULL), id="same side"),
+        pytest.param(b"\x00SP\x00\x00\x50\x00\x01", id="reserved bytes"),
+        pytest.param(b"\x00SP\x01", id="version"),
+        pytest.param(b"G", id="http"),
+    ],
+)
+def test_wrong_handshake_is_refused_at_its_first_wrong_byte(wrong: bytes) -> None:
+    with pytest.raises(DecodeError, match=r"^expected the handshake b'\\x00SP\\x00\\x00P"):
+        Handshake(Protocol.PUSH).received(wrong)
+
+
+@given(st.lists(st.binary(max_size=30)), st.binary(max_size=20), st.integers(0, 5))
+def test_walk_and_split_find_the_run(messages: list[bytes], rest: bytes, before: int) -> None:
+    # What follows begins a message that is longer than what is here.
+    data = b"x" * before + frame(messages) + (header(500) + rest)[: len(rest)]
+    memory = memoryview(data)
+    run = walk(memory, before, len(data), max_message_bytes=LIMIT)
+    expected = Tally()
+    for message in messages:
+        expected.add(message)
+    assert (run.messages, run.payload_bytes, run.digest) == (
+        expected.messages,
+        expected.bytes,
+        expected.digest,
+    )
+    assert run.stop == before + len(frame(messages))
+    assert run.next_bytes == (500 if len(rest) >= 8 else None)
+    views, stop, next_bytes = split(memory, before, len(data), max_message_bytes=LIMIT)
+    assert ([bytes(view) for view in views], stop, next_bytes) == (
+        messages,
+        run.stop,
+        run.next_bytes,
+    )
+
+
+@pytest.mark.parametrize("claim", [LIMIT + 1, 2**32, 2**60, 2**63, 2**64 - 1])
+def test_huge_claims_are_refused(claim: int) -> None:
+    data = memoryview(frame([b"good"]) + header(claim))
+    message = rf"^a message of {claim} bytes is above the limit of {LIMIT}$"
+    with pytest.raises(DecodeError, match=message):
+        walk(data, 0, len(data), max_message_bytes=LIMIT)
+    with pytest.raises(DecodeError, match=message):
+        split(data, 0, len(data), max_message_bytes=LIMIT)
