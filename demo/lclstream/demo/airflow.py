@@ -29,6 +29,7 @@ from typing import Any, Self
 import httpx
 
 from lclstream.core.errors import BackendError, UnavailableError
+from lclstream.core.http import translate_errors
 
 START_TIMEOUT_S = 180.0
 """A loaded machine with two cores needs 100 s; a quiet one 20 s."""
@@ -237,7 +238,7 @@ class Airflow:
             )
 
     def _wait(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
-        while not condition():
+        while not _holds(condition):
             for part, process in list(self._running.items()):
                 if _exited(process):
                     raise UnavailableError(f"airflow {part} ended, see {self.log(part)}")
@@ -299,9 +300,13 @@ class Airflow:
 
         Raises:
             BackendError: the answer was not a success; quotes it.
+            UnavailableError: there was no answer.
         """
-        response = self.client.request(method, f"/api/v2{path}", json=body, params=query)
-        return _checked(response)
+        return _checked(self._request(method, f"/api/v2{path}", json=body, params=query))
+
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        with translate_errors(self.url):
+            return self.client.request(method, path, **arguments)
 
     def wait_dag(self, dag_id: str, timeout_s: float = 60.0) -> None:
         """Wait until a DAG can be run.
@@ -311,7 +316,7 @@ class Airflow:
         """
         try:
             self._wait(
-                lambda: self.client.get(f"/api/v2/dags/{dag_id}").status_code == 200,
+                lambda: self._request("GET", f"/api/v2/dags/{dag_id}").is_success,
                 time.monotonic() + timeout_s,
                 f"DAG {dag_id} was read",
             )
@@ -386,11 +391,18 @@ def _free_port() -> int:
             return port
 
 
-def _beats(client: httpx.Client, since: datetime) -> bool:
+def _holds(condition: Callable[[], bool]) -> bool:
+    """Return whether a condition holds; not as long as a busy server gives no answer."""
     try:
-        health = client.get("/api/v2/monitor/health", timeout=5).json()
-    except (httpx.TransportError, ValueError):
+        return condition()
+    except UnavailableError:
         return False
+
+
+def _beats(client: httpx.Client, since: datetime) -> bool:
+    with translate_errors(str(client.base_url)):
+        answer = client.get("/api/v2/monitor/health", timeout=5)
+    health = answer.json() if answer.is_success else {}
     beats = [health.get(part, {}).get(key) for part, key in HEARTBEATS.items()]
     return all(beat and datetime.fromisoformat(beat) > since for beat in beats)
 

@@ -52,7 +52,8 @@ class Progress:
         if key in self._seen:
             return
         self._seen[key] = self.elapsed_s
-        self.console.print(f"[dim]{self.elapsed_s:7.1f} s[/]  [bold]{name:<10}[/] {escape(text)}")
+        line = f"[dim]{self.elapsed_s:7.1f} s[/]  [bold]{name:<11}[/] {escape(text)}"
+        self.console.print(line, soft_wrap=True)
 
     def show(self, figures: "Figures") -> None:
         """Show the live figures of a transfer."""
