@@ -1,5 +1,6 @@
 """The workflow definitions in force: from files, read again when they change, and the logbook."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -112,6 +113,7 @@ class LogbookCatalog:
         self._client, self._files = client, files
         self._executables, self._refresh_s = executables, refresh_s
         self._remembered: dict[str, _Remembered] = {}
+        self._asking: dict[str, asyncio.Lock] = {}
 
     async def definitions(self, experiment: str) -> Definitions:
         """Return our definitions of an experiment.
@@ -119,6 +121,11 @@ class LogbookCatalog:
         Raises:
             LclstreamError: the logbook cannot tell and nothing is remembered.
         """
+        # Who comes meanwhile waits for the same answer.
+        async with self._asking.setdefault(experiment, asyncio.Lock()):
+            return await self._current(experiment)
+
+    async def _current(self, experiment: str) -> Definitions:
         remembered = self._remembered.get(experiment)
         if remembered is not None and time.monotonic() < remembered.until:
             return remembered.definitions

@@ -12,6 +12,20 @@ from lclstream.core.tls import check_private
 from lclstream.elog.access import is_loopback
 from lclstream.elog.models import FILE_CATALOG, RUNS, WORKFLOW_JOBS
 
+OF_CONSUMERS = (
+    "check.crcs",
+    "fetch.",
+    "group.",
+    "heartbeat.",
+    "isolation.level",
+    "max.partition.fetch.",
+    "max.poll.",
+    "partition.assignment.",
+    "queued.",
+    "session.",
+)
+"""How the names of settings begin that a producer has no use for."""
+
 M = TypeVar("M", bound=StrictModel)
 
 Options = dict[str, str | int | float | bool]
@@ -67,6 +81,15 @@ class KafkaConfig(StrictModel):
     """Further settings of librdkafka, such as `security.protocol` and `ssl.ca.location`."""
     secrets: Path | None = None
     """YAML file, readable by its owner only, with further settings such as `sasl.password`."""
+
+    def producer_options(self) -> Options:
+        """Return the settings of a producer: those of consumers would only make it complain.
+
+        Raises:
+            InvalidConfigError: the file of secrets is not usable.
+        """
+        options = self.client_options()
+        return {name: value for name, value in options.items() if not name.startswith(OF_CONSUMERS)}
 
     def client_options(self) -> Options:
         """Return all settings that consumers and producers share.
@@ -193,9 +216,13 @@ class WatchConfig(StrictModel):
     """Gets one JSON object when the watcher has joined its group."""
 
     @model_validator(mode="after")
-    def _some_definitions(self) -> Self:
+    def _sensible(self) -> Self:
         if not self.workflows and self.elog is None:
             raise ValueError("expected workflows or elog, else nothing can ever fire")
+        if self.dead_letters.topic in self.kafka.topics:
+            raise ValueError(
+                "dead_letters.topic is among kafka.topics: each letter would make another"
+            )
         return self
 
 

@@ -188,6 +188,7 @@ class KafkaReader:
             # New partitions arrive unpaused.
             self._paused = False
             self._joined = self._connected = True
+            self._measure_after = 0.0
             receiver.assigned()
             logger.info("partitions_assigned", extra={"partitions": _names(partitions)})
 
@@ -253,7 +254,9 @@ class KafkaReader:
 
     def _balance(self, consumer: Consumer) -> None:
         """Pause or resume reading; polling goes on, else the group takes us for dead."""
-        full = self._tracker.in_flight >= self._bound
+        # Resumed at half, not at the first gap: librdkafka fetches anew after each pause.
+        bound = max(1, self._bound // 2) if self._paused else self._bound
+        full = self._tracker.in_flight >= bound
         if full != self._paused:
             change = consumer.pause if full else consumer.resume
             change(consumer.assignment())

@@ -209,10 +209,10 @@ def read_event(raw: bytes | None, position: Position) -> Event | None:
     Raises:
         DecodeError: the message cannot be understood; says why.
     """
-    envelope = read_envelope(raw)
     kind = _DOCUMENTS.get(position.topic)
     if kind is None:
         return None
+    envelope = read_envelope(raw)
     document = _validated(kind, envelope.value, "value.")
     experiment = envelope.experiment_name
     if experiment is None:

@@ -20,7 +20,6 @@ class Counters:
     """Triggers refused because what happened was too long ago."""
     paused: int = 0
     """DAG runs that wait because their DAG is paused."""
-    retries: int = 0
     dead_letters: int = 0
 
 
@@ -35,7 +34,12 @@ class Status:
 
     @classmethod
     def of(
-        cls, reader: ReaderStatistics, counters: Counters, troubles: Mapping[str, str]
+        cls,
+        reader: ReaderStatistics,
+        counters: Counters,
+        troubles: Mapping[str, str],
+        *,
+        retries: int = 0,
     ) -> "Status":
         """Take a snapshot."""
         found = dict(troubles)
@@ -43,7 +47,7 @@ class Status:
             found["kafka"] = reader.error
         elif reader.joined and not reader.connected:
             found["kafka"] = "no broker is reachable"
-        return cls(reader=reader, counters=asdict(counters), troubles=found)
+        return cls(reader=reader, counters={**asdict(counters), "retries": retries}, troubles=found)
 
     def document(self) -> dict[str, Any]:
         """Return the snapshot as JSON: `state` is ok or degraded."""

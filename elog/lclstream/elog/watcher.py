@@ -15,25 +15,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from functools import partial
 
-from lclstream.core.errors import (
-    DecodeError,
-    InvalidConfigError,
-    LclstreamError,
-    NotFoundError,
-    RequestError,
-)
+from lclstream.core.errors import DecodeError, InvalidConfigError, RequestError
 from lclstream.elog.airflow import AirflowClient, Outcome
 from lclstream.elog.catalog import FileCatalog, LogbookCatalog, started_by_hand
 from lclstream.elog.client import AsyncElogClient
 from lclstream.elog.config import ElogConfig, WatchConfig
 from lclstream.elog.consumer import KafkaReader, RawMessage
 from lclstream.elog.deadletters import DeadLetters, letter
+from lclstream.elog.definitions import WorkflowDefinition
 from lclstream.elog.history import History, News
 from lclstream.elog.models import Trigger, read_event
 from lclstream.elog.offsets import Partition
 from lclstream.elog.producer import KafkaWriter
+from lclstream.elog.retries import Retries
 from lclstream.elog.rules import DagTrigger, build, triggers
 from lclstream.elog.status import Counters, Status
 
@@ -42,12 +38,7 @@ logger = logging.getLogger(__name__)
 DRAIN_S = 3.0
 """What triggers under way get to finish when the watcher is asked to stop."""
 
-T = TypeVar("T")
 Action = Callable[[], Awaitable[None]]
-
-
-class GivenUpError(RequestError):
-    """A trigger was retried until it was too old to be of use."""
 
 
 @dataclass(slots=True)
@@ -82,7 +73,9 @@ class Watcher:
         self._reader = KafkaReader(
             self._options, config.kafka.group, config.kafka.topics, in_flight=config.in_flight
         )
-        self._writer = KafkaWriter(self._options) if config.dead_letters.topic else None
+        self._writer = (
+            KafkaWriter(config.kafka.producer_options()) if config.dead_letters.topic else None
+        )
         self._letters = DeadLetters(
             self._writer, config.dead_letters.topic, config.dead_letters.file
         )
@@ -101,7 +94,11 @@ class Watcher:
         self._work: dict[tuple[Partition, int], _Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._troubles: dict[str, str] = {}
+        self._retries = Retries(
+            first_s=config.airflow.retry_first_s,
+            most_s=config.airflow.retry_most_s,
+            unknown_s=config.airflow.unknown_dag_s,
+        )
         self._counters = Counters()
         self.joined = asyncio.Event()
         """Set when the group has accepted us."""
@@ -109,10 +106,12 @@ class Watcher:
     @property
     def status(self) -> Status:
         """How the watcher stands now."""
-        troubles = dict(self._troubles)
+        troubles = dict(self._retries.troubles)
         if self._files.error:
             troubles["workflows"] = self._files.error
-        return Status.of(self._reader.statistics, self._counters, troubles)
+        return Status.of(
+            self._reader.statistics, self._counters, troubles, retries=self._retries.count
+        )
 
     async def run(self) -> None:
         """Watch until cancelled; then finish what is under way and leave the group."""
@@ -176,7 +175,7 @@ class Watcher:
 
     def _start(self, message: RawMessage, news: Sequence[News], action: Action) -> None:
         key = (message.partition, message.position.offset)
-        task = asyncio.create_task(self._guarded(message, action), name=f"message {key}")
+        task = asyncio.create_task(self._handled(message, action), name=f"message {key}")
         self._work[key] = _Work(task, news)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(key, done))
@@ -186,64 +185,89 @@ class Watcher:
         if key in self._work and self._work[key].task is task:
             del self._work[key]
 
-    async def _guarded(self, message: RawMessage, action: Action) -> None:
-        """Finish a message whatever happens; a fault of ours must not stop all runs to come."""
+    async def _handled(self, message: RawMessage, action: Action) -> None:
+        await self._guarded(message, action)
+        self._reader.finish(message)
+
+    async def _guarded(
+        self, message: RawMessage, action: Action, dag_run_id: str | None = None
+    ) -> None:
+        """Put a message aside when we fail: a fault of ours must not stop all runs to come."""
         try:
             await action()
         except Exception as error:
             logger.exception("message_failed")
-            await self._bury(message, f"{type(error).__name__}: {error}")
-        self._reader.finish(message)
+            await self._bury(message, f"{type(error).__name__}: {error}", dag_run_id)
 
     # From news to DAG runs.
 
     async def _act(self, message: RawMessage, news: Sequence[News]) -> None:
-        for each in news:
-            for wish in self._wishes_of_files(each):
-                await self._fulfil(message, wish)
-            try:
-                wishes = await self._wishes_of_logbook(each)
-            except RequestError as error:
-                await self._bury(message, str(error))
-                continue
-            for wish in wishes:
-                await self._fulfil(message, wish)
+        """Return when every DAG run that the news ask for exists, or never has to."""
+        wishes = self._wishes(news, self._files.definitions())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._fulfil_all(message, wishes))
+            group.create_task(self._guarded(message, lambda: self._ask_logbook(message, news)))
 
-    def _wishes_of_files(self, news: News) -> list[DagTrigger]:
-        return triggers(news, self._files.definitions(), self._config.counters_url)
+    def _wishes(
+        self, news: Sequence[News], definitions: Sequence[WorkflowDefinition]
+    ) -> list[DagTrigger]:
+        url = self._config.counters_url
+        return [wish for each in news for wish in triggers(each, definitions, url)]
 
-    async def _wishes_of_logbook(self, news: News) -> list[DagTrigger]:
-        """Return what the logbook's definitions, or a person, ask for.
+    async def _ask_logbook(self, message: RawMessage, news: Sequence[News]) -> None:
+        """Act for the logbook's own definitions, and for a person who pressed the button."""
+        try:
+            wishes = self._wishes_of_person(news)
+            if self._logbook is not None:
+                wishes += self._wishes(news, await self._definitions(self._logbook, news))
+        except RequestError as error:
+            await self._bury(message, str(error))
+        else:
+            await self._fulfil_all(message, wishes)
+
+    def _wishes_of_person(self, news: Sequence[News]) -> list[DagTrigger]:
+        """Return what a person asks for.
 
         Raises:
-            InvalidConfigError: a person started a definition that is ours and not usable.
-            GivenUpError: the logbook did not answer in time.
+            InvalidConfigError: the definition is ours and not usable.
         """
-        if news.fact.trigger is Trigger.MANUAL:
-            if news.job is None:
-                return []
-            found = started_by_hand(news.job, news.experiment, self._files, self._executables)
-            return [build(news, found, self._config.counters_url)] if found else []
-        logbook = self._logbook
-        if logbook is None:
-            return []
-        definitions = await self._retried(
-            "elog", lambda: logbook.definitions(news.experiment), news.happened_at, None
+        wishes = []
+        for each in news:
+            if each.fact.trigger is Trigger.MANUAL and each.job is not None:
+                found = started_by_hand(each.job, each.experiment, self._files, self._executables)
+                if found is not None:
+                    wishes.append(build(each, found, self._config.counters_url))
+        return wishes
+
+    async def _definitions(
+        self, logbook: LogbookCatalog, news: Sequence[News]
+    ) -> Sequence[WorkflowDefinition]:
+        newest = max(each.happened_at for each in news)
+        return await self._retries.until_done(
+            "elog",
+            lambda: logbook.definitions(news[0].experiment),
+            lambda: self._is_stale(newest, None),
         )
-        return triggers(news, definitions, self._config.counters_url)
+
+    async def _fulfil_all(self, message: RawMessage, wishes: Sequence[DagTrigger]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for wish in wishes:
+                action = partial(self._fulfil, message, wish)
+                group.create_task(self._guarded(message, action, wish.dag_run_id))
 
     async def _fulfil(self, message: RawMessage, wish: DagTrigger) -> None:
         """Return when the DAG run exists, or never has to."""
         told = {"dag": wish.dag, "dag_run_id": wish.dag_run_id}
         if self._is_stale(wish.happened_at, wish.max_age_s):
             self._counters.stale += 1
-            logger.warning(
-                "trigger_stale", extra={**told, "happened_at": wish.happened_at.isoformat()}
-            )
+            happened_at = wish.happened_at.isoformat()
+            logger.warning("trigger_stale", extra={**told, "happened_at": happened_at})
             return
         try:
-            outcome = await self._retried(
-                "airflow", lambda: self._ask(wish), wish.happened_at, wish.max_age_s
+            outcome = await self._retries.until_done(
+                f"airflow {wish.dag}",
+                lambda: self._ask_airflow(wish),
+                lambda: self._is_stale(wish.happened_at, wish.max_age_s),
             )
         except RequestError as error:
             await self._bury(message, str(error), wish.dag_run_id)
@@ -254,7 +278,7 @@ class Watcher:
             self._counters.existed += 1
         logger.info("trigger_accepted", extra={**told, "outcome": outcome.value})
 
-    async def _ask(self, wish: DagTrigger) -> Outcome:
+    async def _ask_airflow(self, wish: DagTrigger) -> Outcome:
         if await self._airflow.is_paused(wish.dag):
             self._counters.paused += 1
             # Airflow keeps the run until the DAG is unpaused; its first task judges the age.
@@ -265,69 +289,13 @@ class Watcher:
         age_s = (datetime.now(UTC) - happened_at).total_seconds()
         return age_s > (max_age_s or self._config.max_age_s)
 
-    async def _retried(
-        self,
-        service: str,
-        action: Callable[[], Awaitable[T]],
-        happened_at: datetime,
-        max_age_s: float | None,
-    ) -> T:
-        """Repeat an action while that can help.
-
-        Raises:
-            RequestError: the service refuses for good.
-            GivenUpError: what happened is too old by now.
-        """
-        config = self._config.airflow
-        loop = asyncio.get_running_loop()
-        pause_s = config.retry_first_s
-        unknown_since: float | None = None
-        while True:
-            try:
-                result = await action()
-            except LclstreamError as error:
-                now = loop.time()
-                if isinstance(error, NotFoundError):
-                    unknown_since = unknown_since or now
-                    if now - unknown_since >= config.unknown_dag_s:
-                        raise
-                elif isinstance(error, RequestError) and not _is_ours(error):
-                    raise
-                if self._is_stale(happened_at, max_age_s):
-                    raise GivenUpError(f"too old after retries: {error}") from error
-                self._note(service, error)
-            else:
-                self._troubles.pop(service, None)
-                return result
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, config.retry_most_s)
-
-    def _note(self, service: str, error: LclstreamError) -> None:
-        self._counters.retries += 1
-        if self._troubles.get(service) != str(error):
-            logger.warning("service_trouble", extra={"service": service, "reason": str(error)})
-        self._troubles[service] = str(error)
-
     async def _bury(self, message: RawMessage, reason: str, dag_run_id: str | None = None) -> None:
         """Store a dead letter, however long that takes."""
         content = letter(message, reason, dag_run_id)
-        pause_s = self._config.airflow.retry_first_s
-        while True:
-            try:
-                await self._letters.put(content)
-            except LclstreamError as error:
-                self._note("dead_letters", error)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, self._config.airflow.retry_most_s)
-            else:
-                self._troubles.pop("dead_letters", None)
-                self._counters.dead_letters += 1
-                return
-
-
-def _is_ours(error: RequestError) -> bool:
-    """Return whether not the event but our own configuration is wrong, which may be repaired."""
-    return isinstance(error, InvalidConfigError)
+        await self._retries.until_done(
+            "dead_letters", lambda: self._letters.put(content), lambda: False
+        )
+        self._counters.dead_letters += 1
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:
