@@ -78,6 +78,16 @@ def test_what_is_written_is_read_again(store: Store, path: Path) -> None:
     assert [pending.action for pending in stored.pending] == [SubmitJob(key=BUFFER)]
 
 
+def test_every_database_has_a_name_of_its_own(store: Store, path: Path, tmp_path: Path) -> None:
+    names = []
+    for place in (path, tmp_path / "other.db"):
+        opened = Store(str(place))
+        names.append(opened.instance())
+        opened.close()
+    assert names[0] == store.instance()
+    assert names[1] != names[0]
+
+
 def test_database_is_private_and_durable(store: Store, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with store._engine.connect() as connection:

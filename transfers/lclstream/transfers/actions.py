@@ -100,7 +100,8 @@ class Performer:
             )
             jobid = job.jobid
             if not jobid:
-                jobid = await site.jobs.create(self._specs.spec(wanted), submit=False, key=job.key)
+                key = await self._request_key(job)
+                jobid = await site.jobs.create(self._specs.spec(wanted), submit=False, key=key)
                 yield JobCreated(key=job.key, jobid=jobid)
             steps = await site.jobs.history(jobid)
             # An earlier attempt whose answer was lost may have started it already.
@@ -118,7 +119,7 @@ class Performer:
         """
         site = self._site(job)
         with understandable(site.config.name):
-            jobid = job.jobid or await site.jobs.find(job.key)
+            jobid = job.jobid or await site.jobs.find(await self._request_key(job))
         if not jobid:
             yield JobRefused(key=job.key, reason="never submitted")
             return
@@ -153,6 +154,10 @@ class Performer:
         site = self._site(job)
         with understandable(site.config.name):
             return await site.jobs.logs(job.jobid) if job.jobid else {}
+
+    async def _request_key(self, job: Job) -> str:
+        """Return the idempotency key of a submission, the same after a restart."""
+        return f"{job.key}-{await self._store.do(Store.instance)}"
 
     def _site(self, job: Job) -> Site:
         try:

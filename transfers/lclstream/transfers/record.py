@@ -24,7 +24,8 @@ class Job:
     """One job of a transfer, as far as the transfer knows."""
 
     key: str
-    """Idempotency key of its submission: `transfer-<id>-<role>-<name>-<index>`."""
+    """`transfer-<id>-<role>-<name>-<index>`; with the name of the database behind it, it is the
+    idempotency key of the submission."""
     role: Role
     name: str
     index: int
@@ -140,7 +141,7 @@ class Transfer:
 
 
 def job_key(transfer: int, role: Role, name: str, index: int) -> str:
-    """Return the idempotency key of a job."""
+    """Return the key of a job."""
     return f"transfer-{transfer}-{role.value}-{name}-{index}"
 
 

@@ -10,6 +10,7 @@ SQLite in WAL mode by default, any other database by its SQLAlchemy URL. Methods
 
 import asyncio
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +40,15 @@ from lclstream.transfers.rows import (
     write_start,
 )
 from lclstream.transfers.states import FINAL
-from lclstream.transfers.tables import actions, history, jobs, open_database, starts, transfers
+from lclstream.transfers.tables import (
+    actions,
+    history,
+    jobs,
+    open_database,
+    service,
+    starts,
+    transfers,
+)
 
 __all__ = ["PendingAction", "Store", "StoreThread", "Stored", "StoredStart"]
 
@@ -66,10 +75,23 @@ class Store:
 
     def __init__(self, database: str) -> None:
         self._engine = open_database(database)
+        self._instance = self._read_instance()
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def instance(self) -> str:
+        """Return a name that no other database has: two may count transfers from 1."""
+        return self._instance
+
+    def _read_instance(self) -> str:
+        with self._engine.begin() as connection:
+            found = connection.scalar(select(service.c.instance))
+            if found is None:
+                found = secrets.token_hex(6)
+                connection.execute(insert(service).values(instance=found))
+        return str(found)
 
     def create(
         self, make: Callable[[int], Transfer], request: dict[str, Any], key: str | None

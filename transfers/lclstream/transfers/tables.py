@@ -22,6 +22,8 @@ from sqlalchemy.engine import make_url
 
 metadata = MetaData()
 
+service = Table("service", metadata, Column("instance", String(40), primary_key=True))
+
 transfers = Table(
     "transfers",
     metadata,
