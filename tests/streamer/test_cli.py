@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import yaml
 
@@ -70,7 +72,20 @@ def test_list_shows_every_type_and_its_fields(capsys: pytest.CaptureFixture[str]
     assert "did you mean 'BatchProcessingPipeline'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["check"], ["list"], ["convert"]])
+def test_inspect_lists_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "frames.h5"
+    with h5py.File(path, "w") as file:
+        file["a/frames"] = np.zeros((2, 3, 4), np.uint16)
+        file["b"] = 1.5
+    assert main(["streamer", "inspect", str(path)]) == 0
+    assert capsys.readouterr().out == (
+        f"{path}\n  /a/frames: uint16, 2 x 3 x 4\n  /b: float64, one value\n"
+    )
+    assert main(["streamer", "inspect", str(tmp_path / "absent.h5")]) == 2
+    assert capsys.readouterr().err.endswith("/absent.h5: no such file\n")
+
+
+@pytest.mark.parametrize("verb", [[], ["run"], ["check"], ["list"], ["inspect"], ["convert"]])
 def test_help_explains_with_an_example(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["streamer", *verb, "--help"])

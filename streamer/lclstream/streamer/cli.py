@@ -63,6 +63,15 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     verb.set_defaults(run=list_types)
 
     verb = _parser(
+        verbs, "inspect", "show what is in XTC2 or HDF5 files",
+        "List the detectors and fields of XTC2 files, or the datasets of HDF5 files: the names"
+        " that data sources can read.",
+        "example:\n  lclstream streamer inspect run7.xtc2\n",
+    )  # fmt: skip
+    verb.add_argument("source", help="source_identifier: files, separated by commas")
+    verb.set_defaults(run=inspect)
+
+    verb = _parser(
         verbs, "convert", "bring an old configuration into today's form",
         "Print a configuration of any earlier version in the present form, all defaults spelled"
         " out, as JSON (which is YAML too). Says on stderr what was changed.",
@@ -129,6 +138,17 @@ def convert(options: argparse.Namespace) -> int:
     for notice in parameters.notices:
         print(f"notice: {notice}", file=sys.stderr)  # noqa: T201
     print(json.dumps(parameters.model_dump(mode="json"), indent=2))  # noqa: T201
+    return 0
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Print what files hold."""
+    if options.source.endswith((".h5", ".hdf5", ".cxi", ".nxs")):
+        from lclstream.streamer.sources.hdf5 import describe
+    else:
+        from lclstream.streamer.sources.xtc2_info import describe
+    for line in describe(options.source):
+        print(line)  # noqa: T201
     return 0
 
 

@@ -25,6 +25,10 @@ class Processing(Protocol):
         """Return what is sent instead of the values of an event."""
         ...
 
+    def transform(self, value: Array) -> Array:
+        """Return what is sent instead of one value."""
+        ...
+
 
 class BatchOnly:
     """Sends the values as they are."""
@@ -35,6 +39,10 @@ class BatchOnly:
     def apply(self, values: Values) -> Values:
         """Return the values."""
         return values
+
+    def transform(self, value: Array) -> Array:
+        """Return the value."""
+        return value
 
 
 class PeaknetPreprocessing:
@@ -49,10 +57,13 @@ class PeaknetPreprocessing:
 
     def apply(self, values: Values) -> Values:
         """Return the values, images padded and with channels."""
-        return {name: self._padded(value) for name, value in values.items()}
+        return {
+            name: None if value is None else self.transform(value) for name, value in values.items()
+        }
 
-    def _padded(self, value: Array | None) -> Array | None:
-        if value is None or value.ndim != 2:
+    def transform(self, value: Array) -> Array:
+        """Return an image padded and with channels, anything else as it is."""
+        if value.ndim != 2:
             return value
         down = max(self._config.target_height - value.shape[0], 0)
         across = max(self._config.target_width - value.shape[1], 0)

@@ -148,6 +148,31 @@ class Hdf5EventSource:
         return dataset
 
 
+def describe(source_identifier: str) -> Iterator[str]:
+    """Yield the lines of a listing of files: their datasets with dtype and shape.
+
+    Raises:
+        InvalidConfigError: a file cannot be read.
+    """
+    for path in identifier_files(source_identifier):
+        yield path
+        with _open(Path(path).expanduser()) as file:
+            yield from _listing(file)
+
+
+def _listing(file: h5py.File) -> list[str]:
+    lines: list[str] = []
+    file.visititems(lambda name, item: lines.extend(_line(name, item)))
+    return lines
+
+
+def _line(name: str, item: h5py.Dataset | h5py.Group) -> list[str]:
+    if not isinstance(item, h5py.Dataset):
+        return []
+    shape = " x ".join(map(str, item.shape)) or "one value"
+    return [f"  /{name}: {item.dtype}, {shape}"]
+
+
 def _open(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
