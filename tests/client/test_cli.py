@@ -57,7 +57,7 @@ def members(archive: bytes) -> dict[str, bytes]:
 def test_pull_writes_a_complete_tar() -> None:
     payloads = [message(3 * i) for i in range(25)]
     with Producer(payloads) as producer, pulling(producer.url) as process:
-        archive, errors = process.communicate(timeout=30)
+        archive, errors = process.communicate(timeout=50)
         assert process.returncode == 0, errors
     assert members(archive) == {f"{i:05d}.h5": payload for i, payload in enumerate(payloads)}
     lines = errors.decode().splitlines()
@@ -69,7 +69,7 @@ def test_pull_from_several_addresses_with_names_and_quiet() -> None:
     with Producer([b"a"]) as one, Producer([b"bb"]) as two:
         arguments = ["-d", one.url, "-d", two.url, "--names", "part-%d.bin", "-q"]
         with pulling(*arguments) as process:
-            archive, errors = process.communicate(timeout=30)
+            archive, errors = process.communicate(timeout=50)
     assert (process.returncode, errors) == (0, b"")
     found = members(archive)
     assert set(found) == {"part-0.bin", "part-1.bin"}
@@ -81,7 +81,7 @@ def test_pull_in_a_job_takes_the_url_of_its_transfer() -> None:
         Producer([b"payload"]) as producer,
         pulling("-q", environment={"LCLSTREAM_URL": producer.url}) as process,
     ):
-        archive, _ = process.communicate(timeout=30)
+        archive, _ = process.communicate(timeout=50)
     assert process.returncode == 0
     assert members(archive) == {"00000.h5": b"payload"}
 
@@ -94,7 +94,7 @@ def test_signal_leaves_a_complete_tar(number: signal.Signals) -> None:
         # Two members of 7 and 2 blocks have arrived.
         archive = process.stdout.read(9 * 512)
         process.send_signal(number)
-        rest, errors = process.communicate(timeout=20)
+        rest, errors = process.communicate(timeout=50)
         assert (process.returncode, errors) == (128 + number, b"")
         producer.end()
     assert list(members(archive + rest).values()) == payloads
@@ -108,7 +108,7 @@ def test_listen() -> None:
             with Producer([content], url) as producer:
                 pass
             assert producer.error is None
-        archive, errors = process.communicate(timeout=30)
+        archive, errors = process.communicate(timeout=50)
         assert process.returncode == 0, errors
     assert members(archive) == {"00000.h5": b"first", "00001.h5": b"second"}
 
@@ -119,7 +119,7 @@ def test_reader_of_the_tar_that_leaves() -> None:
         assert process.stdout is not None
         process.stdout.read(512)
         process.stdout.close()
-        process.wait(20)
+        process.wait(50)
         assert process.stderr is not None
         assert process.stderr.read() == b"lclstream: nobody reads the tar any more\n"
         assert process.returncode == 1
@@ -133,7 +133,7 @@ def test_push_to_a_reader(tmp_path: Path) -> None:
         command = [*LCLSTREAM, "push", "-n", "1", "--addr", receiver.urls[0], *map(str, files)]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
             got = [bytes(payload) for payload in receiver]
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=50)
     assert (process.returncode, errors) == (0, b"Sent 3 messages\n")
     assert got == [file.read_bytes() for file in files]
 

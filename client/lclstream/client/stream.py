@@ -83,6 +83,10 @@ class Stream:
         for batch in self:
             yield from batch
 
+    def select(self, fields: Collection[str]) -> None:
+        """Decode only these datasets from the next message on, as with the argument `fields`."""
+        self._fields = fields
+
     def stop(self, reason: str) -> None:
         """End the iteration soon with `BufferClosedError`; for signal handlers and threads."""
         self.receiver.stop(reason)
