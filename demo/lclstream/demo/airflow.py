@@ -13,8 +13,6 @@ not for a facility.
 import json
 import os
 import secrets
-import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -30,6 +28,7 @@ import httpx
 
 from lclstream.core.errors import BackendError, UnavailableError
 from lclstream.core.http import translate_errors
+from lclstream.demo.sessions import exited, free_port, kill, members
 
 START_TIMEOUT_S = 180.0
 """A loaded machine with two cores needs 100 s; a quiet one 20 s."""
@@ -86,7 +85,7 @@ class Airflow:
             workers: how many tasks run at once; each idle worker costs 10 MB.
         """
         self.home = home.resolve()
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.user = "admin"
         self._ca = identity.resolve() / "ca.crt"
@@ -184,7 +183,7 @@ class Airflow:
         deadline = time.monotonic() + timeout_s
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         migration = self._spawn("migrate", ("db", "migrate"))
-        self._wait(lambda: _exited(migration), deadline, "the database was made")
+        self._wait(lambda: exited(migration), deadline, "the database was made")
         if migration.wait() != 0:
             raise UnavailableError(
                 f"airflow could not make its database, see {self.log('migrate')}"
@@ -239,13 +238,16 @@ class Airflow:
 
     def _wait(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
         while not _holds(condition):
+            # First of all: parts that end because they were asked to are no news.
+            if self._stopping.wait(POLL_S):
+                raise UnavailableError("airflow is being stopped")
             for part, process in list(self._running.items()):
-                if _exited(process):
+                if exited(process):
                     raise UnavailableError(f"airflow {part} ended, see {self.log(part)}")
             if time.monotonic() > deadline:
                 raise UnavailableError(f"airflow: time ran out before {what}, see {self.home}")
-            if self._stopping.wait(POLL_S):
-                raise UnavailableError("airflow is being stopped")
+        if self._stopping.is_set():
+            raise UnavailableError("airflow is being stopped")
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End every process that belongs to this Airflow; may be called twice."""
@@ -257,13 +259,13 @@ class Airflow:
             deadline = time.monotonic() + timeout_s
             # Each part ends what it started, if it is given the time.
             for process in self._sessions:
-                if not _exited(process):
+                if not exited(process):
                     process.terminate()
             while self._members() and time.monotonic() < deadline:
                 time.sleep(POLL_S / 2)
             while left := self._members():
                 for pid in left:
-                    _kill(pid)
+                    kill(pid)
                 time.sleep(POLL_S / 2)
             # Collected only now: until then the kernel gives the session's number to nobody.
             for process in self._sessions:
@@ -272,8 +274,7 @@ class Airflow:
             self._running.clear()
 
     def _members(self) -> list[int]:
-        sessions = {process.pid for process in self._sessions}
-        return [pid for pid in _processes() if _session_of(pid) in sessions]
+        return members({process.pid for process in self._sessions})
 
     def _connect(self, token: str = "") -> httpx.Client:
         context = ssl.create_default_context(cafile=self._ca)
@@ -373,24 +374,6 @@ class Airflow:
         return [line["event"] if isinstance(line, dict) else str(line) for line in content]
 
 
-def _free_port() -> int:
-    """Return a port that nobody listens on.
-
-    Airflow cannot be handed a socket. A port below the range that the kernel gives to
-    outgoing connections stays free until the API server asks for it, seconds later.
-    """
-    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    upper = max(int(limits[0]), 12000)
-    while True:
-        port = upper - 1 - secrets.randbelow(10000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
 def _holds(condition: Callable[[], bool]) -> bool:
     """Return whether a condition holds; not as long as a busy server gives no answer."""
     try:
@@ -414,33 +397,3 @@ def _checked(response: httpx.Response) -> Any:
             f"{response.request.url.path}: {response.text[:2000]}"
         )
     return response.json() if response.content else None
-
-
-def _exited(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether a child has ended, without collecting it."""
-    if process.returncode is not None:
-        return True
-    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, process.pid, flags) is not None
-
-
-def _processes() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def _session_of(pid: int) -> int | None:
-    """Return a living process's session; a zombie's is None."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The name, in parentheses, may hold anything.
-    state, _, _, session = stat.rpartition(")")[2].split()[:4]
-    return None if state in "ZX" else int(session)
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

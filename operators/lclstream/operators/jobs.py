@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from lclstream.operators.reservation import LEASE_S, Reservation, TransferOperator
+from lclstream.operators.reservation import (
+    LEASE_S,
+    Reservation,
+    TransferOperator,
+    document,
+)
 from lclstream.transfers.client import TransfersClient
 
 
@@ -75,8 +80,8 @@ class SubmitJobOperator(TransferOperator):
             "script": self.script,
             "site": self.site,
             "count": self.count,
-            "environment": self.environment,
-            "resources": self.job_resources,
+            "environment": document(self.environment),
+            "resources": document(self.job_resources),
         }
         reservation.lease(client, LEASE_S)
         client.start(reservation.id, {k: v for k, v in wanted.items() if v is not None and v != ""})

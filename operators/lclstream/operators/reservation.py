@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import yaml
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -118,6 +119,19 @@ class TransferOperator(BaseOperator):
                 reservation.lease(client, LEASE_S, release=True)
         except LclstreamError as error:
             self.log.warning("could not give back the lease: %s", error)
+
+
+def document(value: Any) -> Any:
+    """Return what a structured argument holds; text is read as YAML or JSON.
+
+    A template gives text, unless its DAG renders templates as native objects.
+    """
+    if not isinstance(value, str) or not value:
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise AirflowFailException(f"neither YAML nor JSON: {error}") from None
 
 
 def wait_final(client: TransfersClient, info: TransferInfo, timeout_s: float) -> TransferInfo:

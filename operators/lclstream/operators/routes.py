@@ -22,6 +22,7 @@ from lclstream.transfers.models import TransferInfo, TransferStatus
 
 SHOWN_LOG_CHARACTERS = 200_000
 LISTED = 100
+SHOWN_JOBS = 50
 HEADERS = {
     # Text of jobs is shown on these pages: nothing in it may run.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -66,12 +67,12 @@ def show_transfer(transfer: int, client: Transfers) -> HTMLResponse:
 def show_logs(transfer: int, client: Transfers, role: str = "", name: str = "") -> HTMLResponse:
     """Show what the jobs wrote; of one role or name, if asked so."""
     info = client.get(transfer)
-    jobs = [
-        (job, {file: text[-SHOWN_LOG_CHARACTERS:] for file, text in sorted(logs.items())})
+    wanted = [
+        job
         for job in info.jobs
         if role in ("", job.role.value) and name in ("", job.name) and job.jobid
-        for logs in [client.logs(transfer, job.jobid)]
     ]
+    jobs = [(job, _tails(client.logs(transfer, job.jobid))) for job in wanted[:SHOWN_JOBS]]
     return _page("logs.html", info=info, jobs=jobs, asked=" ".join(filter(None, (role, name))))
 
 
@@ -85,6 +86,10 @@ def list_transfers(client: Transfers) -> list[TransferStatus]:
 def read_transfer(transfer: int, client: Transfers) -> TransferInfo:
     """Return everything about a transfer."""
     return client.get(transfer)
+
+
+def _tails(logs: dict[str, str]) -> dict[str, str]:
+    return {file: text[-SHOWN_LOG_CHARACTERS:] for file, text in sorted(logs.items())}
 
 
 def _page(name: str, **values: Any) -> HTMLResponse:

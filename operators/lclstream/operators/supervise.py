@@ -118,7 +118,7 @@ class StopTransferOperator(TransferOperator):
             elog_conn_id: connection of type `lclstream_elog`; need not exist.
             kwargs: what every operator of a transfer takes.
         """
-        settings: dict[str, Any] = {"retries": 5, "retry_delay": timedelta(seconds=3)} | kwargs
+        settings: dict[str, Any] = {"retries": 6, "retry_delay": timedelta(seconds=5)} | kwargs
         super().__init__(transfer=transfer, **settings)
         self.stop_s = stop_s
         self.elog_conn_id = elog_conn_id

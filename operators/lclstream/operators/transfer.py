@@ -36,6 +36,7 @@ from lclstream.operators.reservation import (
     STOP_S,
     Reservation,
     TransferOperator,
+    document,
     wait_final,
 )
 from lclstream.transfers.client import TransfersClient
@@ -87,7 +88,7 @@ class ReserveTransferOperator(BaseOperator):
         """Describe the stream.
 
         Args:
-            streamer: configuration of the streamer, without handlers.
+            streamer: configuration of the streamer, without handlers; also as YAML or JSON text.
             experiment: its name.
             run: its number.
             producers: how many ranks read and send.
@@ -135,14 +136,14 @@ class ReserveTransferOperator(BaseOperator):
 
     def _request(self) -> TransferRequest:
         wanted = {
-            "streamer": self.streamer,
+            "streamer": document(self.streamer),
             "experiment": str(self.experiment),
             "run": self.run,
             "producers": self.producers,
             "site": self.site,
             "buffer_site": self.buffer_site,
             "memory": self.memory,
-            "limits": self.limits,
+            "limits": document(self.limits),
         }
         given = {name: value for name, value in wanted.items() if value not in (None, "")}
         return parse(TransferRequest, {**given, "hold": True}, f"task {self.task_id!r}")

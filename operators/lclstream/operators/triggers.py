@@ -13,7 +13,7 @@ from lclstream.core.errors import (
     ConflictError,
     IllegalTransitionError,
     LclstreamError,
-    UnavailableError,
+    RequestError,
 )
 from lclstream.operators.hooks import LclstreamHook
 from lclstream.operators.progress import Progress
@@ -106,7 +106,10 @@ class SuperviseTrigger(BaseTrigger):
                     renewal = now + self.lease_s / RENEWALS
                 wait_s = min(WAIT_S, max(self.deadline - now, 0.0))
                 info = await client.wait(self.transfer, version, wait_s)
-            except UnavailableError as error:
+            except RequestError:
+                raise
+            except LclstreamError as error:
+                # A stream of hours must not end because its service was unwell for a minute.
                 outage = outage or now
                 if now - outage > OUTAGE_S:
                     raise

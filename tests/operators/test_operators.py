@@ -1,0 +1,186 @@
+"""What the operators do by themselves, against the real service."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from tests.operators.world import World, conf, wait_until
+
+from lclstream.core.errors import NotFoundError, UnavailableError
+from lclstream.operators import (
+    LclstreamHook,
+    ReserveTransferOperator,
+    StartBufferOperator,
+    StopTransferOperator,
+    SubmitJobOperator,
+    SuperviseTransferOperator,
+)
+from lclstream.operators.hooks import explained
+from lclstream.operators.reservation import Reservation, document
+from lclstream.transfers.client import TransfersClient
+from lclstream.transfers.states import Phase
+
+STREAMER = conf(1)["parameters"]["streamer"]
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(autouse=True)
+def connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_LCLSTREAM", json.dumps(world.connection))
+
+
+@pytest.fixture
+def client(world: World) -> Iterator[TransfersClient]:
+    with world.client() as opened:
+        yield opened
+
+
+class TaskInstance:
+    """As much of a task instance as an operator uses."""
+
+    dag_id = "stream"
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+@pytest.fixture
+def ti(request: pytest.FixtureRequest) -> TaskInstance:
+    return TaskInstance(request.node.name)
+
+
+def reserve(ti: TaskInstance, **changes: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"streamer": STREAMER, "experiment": "tst000001", "run": 1}
+    return ReserveTransferOperator(task_id="reserve", **arguments | changes).execute({"ti": ti})
+
+
+def test_the_same_run_gets_the_same_transfer_with_a_newer_lease(
+    ti: TaskInstance, client: TransfersClient
+) -> None:
+    first, second = reserve(ti), reserve(ti)
+    assert second == first | {"generation": 2}
+    assert first["holder"] == f"stream/{ti.run_id}"
+    assert client.get(first["id"]).phase is Phase.REQUESTED
+    client.cancel(first["id"], now=True)
+
+
+def test_a_run_that_was_cleared_after_its_end_gets_a_new_transfer(
+    ti: TaskInstance, client: TransfersClient
+) -> None:
+    first = reserve(ti)
+    client.cancel(first["id"])
+    second = reserve(ti)
+    assert second["id"] != first["id"]
+    assert client.get(first["id"]).is_final
+    client.cancel(second["id"], now=True)
+
+
+def test_a_reservation_has_a_link_and_no_secret(ti: TaskInstance, client: TransfersClient) -> None:
+    made = reserve(ti)
+    link = ti.xcoms["lclstream_transfer_link"]
+    assert link == f"https://airflow.example.org/prefix/lclstream/transfers/{made['id']}"
+    assert set(made) == {"id", "holder", "generation"}
+    client.cancel(made["id"], now=True)
+
+
+def test_the_streamer_may_be_text(ti: TaskInstance, client: TransfersClient) -> None:
+    made = reserve(ti, streamer=json.dumps(STREAMER), producers="1", limits="{idle_s: 5}")
+    client.cancel(made["id"], now=True)
+
+
+def test_a_bad_configuration_names_every_fault_at_once(ti: TaskInstance) -> None:
+    wrong = {**STREAMER, "processing_pipeline": {"type": "BatchProcessingPipelin"}}
+    with pytest.raises(AirflowFailException) as caught:
+        reserve(ti, streamer=wrong, producers=0)
+    assert "BatchProcessingPipelin" in str(caught.value)
+    assert "producers" in str(caught.value)
+
+
+@pytest.mark.parametrize("transfer", ["7", 7, {"id": 7}, None])
+def test_a_transfer_is_what_reserve_returned(transfer: Any, ti: TaskInstance) -> None:
+    task = StartBufferOperator(task_id="start_buffer", transfer=transfer)
+    with pytest.raises(AirflowFailException, match=r"^transfer: must be the output of Reserve"):
+        task.execute({"ti": ti})
+
+
+def test_nothing_started_is_said_at_once(ti: TaskInstance, client: TransfersClient) -> None:
+    made = reserve(ti)
+    with pytest.raises(AirflowFailException, match=r"is only reserved: nobody has started"):
+        SuperviseTransferOperator(task_id="supervise", transfer=made).execute({"ti": ti})
+    client.cancel(made["id"], now=True)
+
+
+def test_an_event_other_than_the_end_fails_the_task() -> None:
+    task = SuperviseTransferOperator(task_id="supervise", transfer={})
+    event = {"transfer": 7, "status": "deadline", "reason": "too long"}
+    with pytest.raises(AirflowFailException, match=r"^transfer 7: too long$"):
+        task.finish({}, event)
+
+
+def test_a_killed_task_gives_the_lease_back(ti: TaskInstance, client: TransfersClient) -> None:
+    made = reserve(ti)
+    task = StartBufferOperator(task_id="start_buffer", transfer=made)
+    task.on_kill()
+    task._running = (LclstreamHook(), Reservation.read(made))
+    task.on_kill()
+    wait_until(lambda: client.get(made["id"]).phase is Phase.CANCELED, "it is canceled", 20)
+
+
+def test_a_killed_stop_leaves_the_end_to_the_service(
+    ti: TaskInstance, client: TransfersClient
+) -> None:
+    made = reserve(ti)
+    task = StopTransferOperator(task_id="stop", transfer=made)
+    task._running = (LclstreamHook(), Reservation.read(made))
+    task.on_kill()
+    lease = client.get(made["id"]).lease
+    assert lease is not None
+    assert lease.expires is not None
+    client.cancel(made["id"], now=True)
+
+
+def test_jobs_are_named_after_their_task() -> None:
+    task = SubmitJobOperator(task_id="submit_peaks", transfer={}, script="true")
+    assert task.job_name == "submit_peaks"
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    with pytest.raises(AirflowFailException, match=r"^NotFoundError: no transfer"), explained():
+        raise NotFoundError("no transfer")
+    with pytest.raises(AirflowException) as caught, explained():
+        raise UnavailableError("later")
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_text_that_is_no_document_is_refused() -> None:
+    with pytest.raises(AirflowFailException, match=r"^neither YAML nor JSON"):
+        document("{")
+
+
+def test_the_connection_can_be_tried() -> None:
+    assert LclstreamHook().test_connection() == (True, "the transfers service answered")
+
+
+@pytest.mark.parametrize(
+    ("connection", "said"),
+    [
+        ({"host": "http://127.0.0.1:1"}, "host: must be the https:// URL"),
+        ({"host": "https://127.0.0.1:1", "extra": {}}, "extra: must name the identity folder"),
+    ],
+)
+def test_a_bad_connection_says_why(
+    connection: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_LCLSTREAM", json.dumps({"conn_type": "lclstream"} | connection)
+    )
+    works, why = LclstreamHook().test_connection()
+    assert not works
+    assert said in why
