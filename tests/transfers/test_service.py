@@ -3,32 +3,31 @@
 import time
 from collections.abc import Callable, Iterator
 
-import pynng
 import pytest
-from tests.transfers.world import Service, internal, wait_end, wait_for, wait_phase
+from tests.transfers.world import (
+    Service,
+    counts,
+    internal,
+    paced,
+    pull_all,
+    wait_end,
+    wait_for,
+    wait_phase,
+)
 
 from lclstream.core.errors import ConflictError, InvalidConfigError, NotFoundError
 from lclstream.identity.client import sync_client
 from lclstream.jobs.states import JobState
 from lclstream.transfers.client import TransfersClient
-from lclstream.transfers.models import TransferInfo
 from lclstream.transfers.states import Phase
+
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
 def mona(service: Service) -> Iterator[TransfersClient]:
     with service.client() as client:
         yield client
-
-
-def pull_all(url: str, count: int) -> list[bytes]:
-    """Receive messages as any NNG program does."""
-    with pynng.Pull0(dial=url, recv_timeout=20_000) as socket:
-        return [socket.recv() for _ in range(count)]
-
-
-def counts(info: TransferInfo) -> dict[str, int]:
-    return {hop.name: hop.tally.messages for hop in info.ledger.hops}
 
 
 def test_old_client_with_a_plain_consumer(service: Service, mona: TransfersClient) -> None:
@@ -124,21 +123,6 @@ def test_producer_that_crashes_and_what_it_sent_is_delivered(mona: TransfersClie
     info = wait_end(mona, number)
     assert (info.phase, info.reason) == (Phase.FAILED, "producer failed: 7")
     assert list(counts(info).values()) == [7, 7, 7]
-
-
-def paced(events: int = 10_000, rate_hz: float = 20.0) -> dict[str, object]:
-    """Return a streamer that goes on for long."""
-    source = {"type": "SimulatedDetectorEventSource", "events": events, "rate_hz": rate_hz}
-    small = {"panels": 1, "shape": [8, 8]}
-    return {
-        "event_source": source | small,
-        "data_sources": {
-            "image": {"type": "Psana2DetectorInterface", "psana_name": "jungfrau",
-                      "psana_fields": "raw.calib"},
-        },
-        "processing_pipeline": {"type": "BatchProcessingPipeline", "batch_size": 2},
-        "data_serializer": {"type": "HDF5BinarySerializer"},
-    }  # fmt: skip
 
 
 def test_delete_twice_ends_everything(service: Service, mona: TransfersClient) -> None:

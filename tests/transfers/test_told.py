@@ -22,6 +22,8 @@ from lclstream.transfers.states import Phase
 
 STATES = (JobState.QUEUED, JobState.ACTIVE)
 
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.fixture
 def mona(service: Service) -> Iterator[TransfersClient]:
