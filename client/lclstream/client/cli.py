@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import BinaryIO, cast
 
 CommandGroup = argparse._SubParsersAction  # noqa: SLF001 - argparse gives it no public name
 
@@ -21,9 +22,10 @@ GET_EXAMPLE = """example:
 
 
 def add_commands(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
-    """Add `pull` and `push`."""
+    """Add `pull`, `push` and `get`."""
     _add_pull(commands)
     _add_push(commands)
+    _add_get(commands)
 
 
 def _add_pull(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
@@ -86,6 +88,30 @@ def _add_push(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
     parser.set_defaults(run=_push)
 
 
+def _add_get(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "get",
+        help="ask for a transfer and receive all of it as a tar file",
+        description="Ask the transfers service to stream what a configuration says, and write "
+        "each message as one member of a tar file on stdout. Ends with 0 only when the service "
+        "confirms that everything has arrived. SIGINT, SIGTERM, or closing the pipe cancels "
+        "the transfer.",
+        epilog=GET_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, help="streamer configuration, YAML or JSON")
+    parser.add_argument("--server", required=True, help="URL of the transfers service")
+    parser.add_argument("--identity", type=Path, required=True, help="your identity folder")
+    parser.add_argument(
+        "-n", "--ndial", type=_positive, default=1, help="ignored; for scripts of older clients"
+    )
+    parser.add_argument(
+        "--names", default="%05d.h5", help="pattern of the members' names (default: %(default)s)"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.set_defaults(run=_get)
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -96,16 +122,52 @@ def _positive(text: str) -> int:
 def _pull(options: argparse.Namespace) -> int:
     from lclstream.client.pull import pull_to_tar
     from lclstream.client.receive import Receiver, in_transfer
+    from lclstream.client.signals import stop_on_signals
+    from lclstream.core.errors import BufferClosedError
+
+    _refuse_terminal()
+    urls = options.listen or options.dial or options.urls or None
+    receiver = Receiver(urls, listen=bool(options.listen), peers=options.ndial)
+    progress = None if options.quiet else sys.stderr
+    with stop_on_signals(receiver.stop) as signals, _stdout() as file:
+        try:
+            pull_to_tar(receiver, file, options.names, progress, count_events=in_transfer())
+        except BufferClosedError:
+            if not signals:
+                raise
+    return 128 + signals[0] if signals else 0
+
+
+def _get(options: argparse.Namespace) -> int:
+    from lclstream.client.get import Getter
+    from lclstream.client.signals import stop_on_signals
+    from lclstream.core.errors import BufferClosedError
+    from lclstream.core.models import read_document
+
+    _refuse_terminal()
+    getter = Getter(options.server, options.identity, read_document(options.config))
+    progress = None if options.quiet else sys.stderr
+    with stop_on_signals(getter.stop) as signals, _stdout() as file:
+        try:
+            info = getter.get(file, options.names, progress)
+            if progress:
+                progress.write(f"transfer {info.id} is {info.phase}\n")
+        except BufferClosedError:
+            if not signals:
+                raise
+    return 128 + signals[0] if signals else 0
+
+
+def _refuse_terminal() -> None:
     from lclstream.core.errors import InvalidConfigError
 
     if sys.stdout.isatty():
         raise InvalidConfigError("stdout is a terminal: redirect it to a file, or pipe it to tar")
-    urls = options.listen or options.dial or options.urls or None
-    receiver = Receiver(urls, listen=bool(options.listen), peers=options.ndial)
-    progress = None if options.quiet else sys.stderr
+
+
+def _stdout() -> BinaryIO:
     # Unbuffered: a message is in the pipe when it is accounted for.
-    with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as file:
-        return pull_to_tar(receiver, file, options.names, progress, count_events=in_transfer())
+    return cast("BinaryIO", open(sys.stdout.fileno(), "wb", buffering=0, closefd=False))
 
 
 def _push(options: argparse.Namespace) -> int:

@@ -1,22 +1,29 @@
 """Writes the messages of a stream as a tar file: what `lclstream pull` does."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, TextIO
 
 from lclstream.client.decode import decode
 from lclstream.client.receive import Receiver
-from lclstream.client.signals import stop_on_signals
 from lclstream.client.tar import TarWriter
-from lclstream.core.errors import BufferClosedError, DecodeError, EndOfStream, StreamError
+from lclstream.core.errors import DecodeError, EndOfStream, StreamError
 
 PROGRESS_EVERY = 10
 MEGABYTE = 1e6
 
 
 def pull_to_tar(
-    receiver: Receiver, file: BinaryIO, names: str, progress: TextIO | None, *, count_events: bool
+    receiver: Receiver,
+    file: BinaryIO,
+    names: str = "%05d.h5",
+    progress: TextIO | None = None,
+    *,
+    count_events: bool = False,
+    give_up: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write every message to its end, or to the first SIGINT or SIGTERM.
+    """Write every message to the end of the stream and return how many there were.
 
     The tar is complete in every case, unless nobody reads it any more.
 
@@ -26,26 +33,31 @@ def pull_to_tar(
         names: pattern of the members' names.
         progress: gets a line every ten messages; None for none.
         count_events: whether to look into the messages to count events, for the reports.
+        give_up: called when the end is not reached, before the final report.
 
-    Returns:
-        The exit code: 0, or 128 + the number of the signal.
+    Error handling: raises what `Receiver.recv` raises, and `StreamError` when nobody reads.
     """
-    began = time.monotonic()
-    with stop_on_signals(receiver.stop) as signals:
+    with receiver, _reader_gone(), TarWriter(file, names) as tar:
         try:
-            with receiver, TarWriter(file, names) as tar:
-                _copy(receiver, tar, progress, began, count_events=count_events)
-        except BufferClosedError:
-            if not signals:
-                raise
-        except BrokenPipeError as error:
-            raise StreamError("nobody reads the tar any more") from error
-    return 128 + signals[0] if signals else 0
+            _copy(receiver, tar, progress, count_events=count_events)
+        except BaseException:
+            give_up()
+            raise
+        return tar.count
+
+
+@contextmanager
+def _reader_gone() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise StreamError("nobody reads the tar any more") from error
 
 
 def _copy(
-    receiver: Receiver, tar: TarWriter, progress: TextIO | None, began: float, *, count_events: bool
+    receiver: Receiver, tar: TarWriter, progress: TextIO | None, *, count_events: bool
 ) -> None:
+    began = time.monotonic()
     while True:
         try:
             payload = receiver.recv()
