@@ -6,6 +6,8 @@ content type, then `success`.
 """
 
 import html
+import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +35,17 @@ class Call:
     form: Mapping[str, str | list[str]] | None = None
     repeatable: bool = False
     """Whether sending it twice changes nothing more than once."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of an httpx client's `request`."""
+        found: dict[str, Any] = {"method": self.method, "url": self.path, "params": self.query}
+        if self.json is not None:
+            # Parameters may be NaN, which httpx would refuse and the logbook takes.
+            found["content"] = json.dumps(self.json).encode()
+            found["headers"] = {"Content-Type": "application/json"}
+        if self.form is not None:
+            found["data"] = self.form
+        return found
 
 
 def _get(path: str, **query: str | None) -> Call:
@@ -208,6 +221,9 @@ def counter_list(counters: Counters) -> list[dict[str, str | int | float]]:
 
 
 def _shown_value(value: str | int | float) -> str | int | float:
+    if isinstance(value, float) and not math.isfinite(value):
+        # A bare word would not be JSON.
+        return str(value)
     return html.escape(value) if isinstance(value, str) else value
 
 

@@ -107,9 +107,7 @@ class ElogClient:
 
     def _send(self, call: Call) -> Any:
         with translate_errors(self._url):
-            answer = self._http.request(
-                call.method, call.path, params=call.query, json=call.json, data=call.form
-            )
+            answer = self._http.request(**call.arguments())
         return calls.read_answer(answer)
 
     def current_run(self, experiment: str) -> dict[str, Any] | None:
@@ -185,9 +183,7 @@ class AsyncElogClient:
     async def send(self, call: Call) -> Any:
         """Make a call of `lclstream.elog.calls` once and return the answer's value."""
         with translate_errors(self._url):
-            answer = await self._http.request(
-                call.method, call.path, params=call.query, json=call.json, data=call.form
-            )
+            answer = await self._http.request(**call.arguments())
         return calls.read_answer(answer)
 
     async def workflow_definitions(self, experiment: str) -> list[dict[str, Any]]:

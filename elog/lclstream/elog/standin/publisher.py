@@ -30,6 +30,7 @@ class Publisher:
         # Not for secrets: the same seed must give the same disorder.
         self._dice = random.Random(misbehaviour.seed)  # noqa: S311
         self._waiting: asyncio.Queue[tuple[str, Doc]] = asyncio.Queue()
+        self._hand: list[tuple[str, Doc]] = []
         self.lost = 0
         """How many messages the broker did not take."""
 
@@ -37,37 +38,49 @@ class Publisher:
         """Take a message; returns at once."""
         self._waiting.put_nowait((topic, envelope))
 
+    async def sent(self) -> None:
+        """Wait until everything that was taken was sent."""
+        await self._waiting.join()
+
     async def run(self) -> None:
         """Publish until cancelled; what was taken before is still sent."""
         async with KafkaWriter(self._options) as writer:
             try:
                 while True:
-                    await self._send(writer, await self._batch())
+                    await self._fill_hand()
+                    await self._send_hand(writer)
             finally:
-                rest = [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
-                await self._send(writer, rest)
+                self._hand += [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+                await self._send_hand(writer)
 
-    async def _batch(self) -> list[tuple[str, Doc]]:
+    async def _fill_hand(self) -> None:
         """Wait for a message, and a moment for others when they are to be reordered."""
-        batch = [await self._waiting.get()]
+        self._hand.append(await self._waiting.get())
         try:
             async with asyncio.timeout(HOLD_S):
-                while len(batch) < self._bad.reorder:
-                    batch.append(await self._waiting.get())
+                while len(self._hand) < self._bad.reorder:
+                    self._hand.append(await self._waiting.get())
         except TimeoutError:
-            logger.debug("reorder_window_closed", extra={"messages": len(batch)})
-        self._dice.shuffle(batch)
-        return batch
+            logger.debug("reorder_window_closed", extra={"messages": len(self._hand)})
 
-    async def _send(self, writer: KafkaWriter, batch: list[tuple[str, Doc]]) -> None:
-        for topic, envelope in batch:
+    async def _send_hand(self, writer: KafkaWriter) -> None:
+        if self._bad.reorder > 1:
+            self._dice.shuffle(self._hand)
+        while self._hand:
+            topic, envelope = self._hand[0]
             times = 1 + (self._dice.random() < self._bad.duplicate)
             if self._dice.random() < self._bad.lose:
                 times = 0
             for _ in range(times):
-                try:
-                    await writer.publish(topic, envelope)
-                except DeliveryError as error:
-                    # The real one does not even look.
-                    self.lost += 1
-                    logger.warning("message_lost", extra={"topic": topic, "reason": str(error)})
+                await self._send(writer, topic, envelope)
+            # Only now: when we are cancelled meanwhile, it is sent at the end.
+            del self._hand[0]
+            self._waiting.task_done()
+
+    async def _send(self, writer: KafkaWriter, topic: str, envelope: Doc) -> None:
+        try:
+            await writer.publish(topic, envelope)
+        except DeliveryError as error:
+            # The real one does not even look.
+            self.lost += 1
+            logger.warning("message_lost", extra={"topic": topic, "reason": str(error)})
