@@ -19,7 +19,7 @@ from lclstream.core.errors import LclstreamError
 from lclstream.core.http import translate_errors
 from lclstream.identity.tls import client_context
 from lclstream.jobs import admission, signing
-from lclstream.jobs.index import Entry, write_cursor
+from lclstream.jobs.index import Entry
 from lclstream.jobs.models import Callback, ServiceConfig
 from lclstream.jobs.states import JobState, Transition
 
@@ -103,7 +103,7 @@ class Outbox:
                 number = entry.delivered
                 if entry.rows[number].state is not JobState.NEW:
                     await self._deliver(entry, number)
-                await self._in_thread(write_cursor, entry.job, number + 1)
+                await self._in_thread(entry.job.note_told, number + 1)
                 entry.delivered = number + 1
         except FileNotFoundError:
             logger.info("job_removed", extra={"jobid": entry.job.jobid})

@@ -1,13 +1,11 @@
 """What the service knows of all jobs without opening their folders again and again."""
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lclstream.core.errors import NotFoundError, RequestError
-from lclstream.core.files import write_atomically
 from lclstream.jobs import layout
 from lclstream.jobs.states import JobState, Transition
 from lclstream.jobs.store import Job, JobStore
@@ -124,7 +122,7 @@ class JobIndex:
                 has_callback=job.spec.callback is not None and job.is_ours,
                 rows=rows,
                 signature=now,
-                delivered=read_cursor(job),
+                delivered=job.told(),
                 is_due=is_due(job, rows),
             )
         except (RequestError, FileNotFoundError) as error:
@@ -149,17 +147,3 @@ def is_due(job: Job, rows: list[Transition]) -> bool:
         return True
     is_new = bool(rows) and rows[-1].state is JobState.NEW
     return is_new and layout.cancel_mark(job.folder, following).exists()
-
-
-def read_cursor(job: Job) -> int:
-    """Return how many rows have been told."""
-    try:
-        return int(json.loads(layout.cursor_file(job.folder).read_text())["delivered"])
-    except FileNotFoundError:
-        return 0
-
-
-def write_cursor(job: Job, delivered: int) -> None:
-    """Note how many rows have been told; raises `FileNotFoundError` when the job is gone."""
-    content = json.dumps({"delivered": delivered}).encode()
-    write_atomically(layout.cursor_file(job.folder), content, 0o600)

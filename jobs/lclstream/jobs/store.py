@@ -115,8 +115,24 @@ class Job:
         return following if layout.submit_mark(self.folder, following).exists() else None
 
     def prepare(self) -> None:
-        """Make our folder in one that psik made, when we are first asked to act on it."""
+        """Make our files in a folder that psik made, when we are first asked to act on it."""
+        if self.is_ours:
+            return
+        rows, script = self.history(), self.folder / layout.SCRIPT
+        if not script.exists():
+            _write(script, self.spec.script, 0o700)
         (self.folder / layout.PRIVATE).mkdir(mode=0o700, exist_ok=True)
+        # psik has told the world about its rows.
+        self.note_told(len(rows))
+
+    def told(self) -> int:
+        """Return how many rows of the history have been told to the callback's receiver."""
+        found = _read_json(layout.cursor_file(self.folder))
+        return int(found["delivered"]) if found is not None else 0
+
+    def note_told(self, rows: int) -> None:
+        """Note how many rows have been told; raises `FileNotFoundError` when the job is gone."""
+        _write(layout.cursor_file(self.folder), json.dumps({"delivered": rows}), 0o600)
 
     @contextmanager
     def exclusively(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
