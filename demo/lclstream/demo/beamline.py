@@ -5,6 +5,7 @@ sites with a jobs service and a SLURM cluster each, the transfers service, and t
 """
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import yaml
 
@@ -24,6 +26,7 @@ from lclstream.demo.sites import Site, why_no_slurm
 from lclstream.elog import calls
 from lclstream.elog.client import ElogClient
 from lclstream.elog.play import prepare_experiment
+from lclstream.identity.client import sync_client
 from lclstream.transfers.client import TransfersClient
 
 DAG = "stream_on_run_start"
@@ -242,6 +245,7 @@ class Beamline:
             "elog": {"url": self.elog_url, "identity": str(self.identities.watcher)},
             "workflows": [str(workflow)],
             "dead_letters": {"file": str(self.folder / "dead-letters.jsonl")},
+            "counters_url": f"{self.elog_url}/jid/ws/replace_counters/{{experiment}}/{{event}}",
             "ready_file": str(self.folder / "watcher.ready"),
         }
 
@@ -262,6 +266,13 @@ class Beamline:
         """End the current run."""
         with self.elog() as elog:
             elog.send(calls.end_run(experiment))
+
+    def counters(self, experiment: str, dag_run: str) -> dict[str, str]:
+        """Return the counters that a run of ours has posted to the logbook, by their names."""
+        place = f"{quote(experiment, safe='')}/{quote(dag_run, safe='')}"
+        with sync_client(self.identities.watcher, self.elog_url) as http:
+            answer = http.post(f"/jid/ws/get_counters/{place}", json=[]).json()
+        return {re.sub("<[^>]*>", "", each["key"]): str(each["value"]) for each in answer["value"]}
 
     def elog(self) -> ElogClient:
         """Return a client of the logbook."""

@@ -27,6 +27,8 @@ class Outcome:
     transfer: TransferInfo
     dag_run: str
     dag_state: str
+    counters: dict[str, str]
+    """What reached the logbook."""
     first_message_s: float | None
     """Seconds from the run event to the first message at a consumer."""
     total_s: float
@@ -61,7 +63,11 @@ def play(beamline: Beamline, source: Source, progress: Progress) -> Outcome:
         beamline.end_run(source.experiment)
     state = beamline.airflow.wait_run(DAG, dag_run, DAG_TIMEOUT_S)
     progress.step("DAG", f"ended as {state}")
+    posted = beamline.counters(source.experiment, dag_run)
+    if posted:
+        progress.step("elog", ", ".join(f"{name} {value}" for name, value in posted.items()))
     return Outcome(
+        counters=posted,
         transfer=info,
         dag_run=dag_run,
         dag_state=state,
