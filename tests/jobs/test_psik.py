@@ -5,8 +5,10 @@ psik and certified live in an environment of their own, see `tests/helpers/oracl
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,96 +26,95 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 S = JobState
 
 
-class Psik:
-    """The released command."""
-
-    def __init__(self, folder: Path) -> None:
-        self.bin = oracle("psik", ["psik==3.1.1", "certified[http]==1.3.0"]).parent
-        self.folder = folder
-        self.config = folder / "psik-oracle.json"
-
-    def configure(self, prefix: Path, **backends: object) -> None:
-        content: dict[str, object] = {"prefix": str(prefix)}
-        self.config.write_text(json.dumps(content | ({"backends": backends} if backends else {})))
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return os.environ | {
-            "PSIK_CONFIG": str(self.config),
-            "CERTIFIED_CONFIG": str(self.folder / "certified"),
-        }
-
-    def __call__(self, program: str, *words: str) -> str:
-        """Run a command and return its stdout."""
-        done = subprocess.run(
-            [str(self.bin / program), *words],
-            env=self.variables,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stdout
-
-
-# psik's own commands one after the other: importing it anew for each takes seconds.
+# One process runs all commands: importing psik anew for each would take seconds.
 CONVERSATION = """
 import shlex, sys
-from psik.psik import app
+from certified.certified import app as certified
+from psik.psik import app as psik
 for line in sys.stdin:
+    program, *words = shlex.split(line)
     try:
-        app(shlex.split(line), standalone_mode=False)
+        {"psik": psik, "certified": certified}[program](words, standalone_mode=False)
     finally:
         print("END", flush=True)
 """
 
 
-class Conversation:
-    """The released command in one process, beside an event loop."""
+class Psik:
+    """The released commands of psik and certified, in an environment of their own."""
 
-    def __init__(self, psik: Psik) -> None:
-        self.psik = psik
-        self.output = psik.folder / "output"
-        with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [str(psik.bin / "python"), "-c", CONVERSATION],
-                env=psik.variables,
+    def __init__(self, folder: Path) -> None:
+        python = oracle("psik", ["psik==3.1.1", "certified[http]==1.3.0"])
+        self.certified = folder / "certified"
+        self.config = folder / "psik.json"
+        self._output = folder / "output"
+        self._seen = 0
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [str(python), "-c", CONVERSATION],
+                env={**os.environ, "CERTIFIED_CONFIG": str(self.certified), "COLUMNS": "200"},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
             )
-        self.seen = 0
 
-    async def say(self, line: str) -> str:
+    def configure(self, prefix: Path, **backends: object) -> None:
+        content: dict[str, object] = {"prefix": str(prefix)}
+        self.config.write_text(json.dumps(content | ({"backends": backends} if backends else {})))
+
+    def ask(self, program: str, *words: str) -> None:
+        """Begin a command."""
+        assert self._process.stdin is not None
+        option = ["--config", str(self.config)] if program == "psik" else []
+        self._process.stdin.write(f"{shlex.join([program, *words, *option])}\n".encode())
+        self._process.stdin.flush()
+
+    def has_ended(self) -> bool:
+        assert self._process.poll() is None, self._text()
+        return "END\n" in self._text()
+
+    def answer(self) -> str:
+        """Return what the command that has ended printed."""
+        text = self._text().partition("END\n")[0]
+        self._seen += len(text) + len("END\n")
+        return text
+
+    def _text(self) -> str:
+        return self._output.read_text()[self._seen :]
+
+    def __call__(self, program: str, *words: str) -> str:
         """Run a command and return what it printed."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{line}\n".encode())
-        self.process.stdin.flush()
+        self.ask(program, *words)
+        soon(self.has_ended, 60)
+        return self.answer()
+
+    async def aside(self, program: str, *words: str) -> str:
+        """Run a command beside an event loop and return what it printed."""
+        self.ask(program, *words)
 
         async def has_ended() -> bool:
-            return "END\n" in self.text() or self.process.poll() is not None
+            return self.has_ended()
 
         await eventually(has_ended, 60)
-        assert self.process.poll() is None, self.text()
-        answer = self.text().partition("END\n")[0]
-        self.seen += len(answer) + len("END\n")
-        return answer
-
-    def text(self) -> str:
-        return self.output.read_text()[self.seen :]
+        return self.answer()
 
     def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(10)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def psik_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Psik]:
+    found = Psik(tmp_path_factory.mktemp("psik"))
+    yield found
+    found.end()
 
 
 @pytest.fixture
-def psik(tmp_path: Path, prefix: Path) -> Psik:
-    found = Psik(tmp_path)
-    found.configure(prefix)
-    return found
+def psik(psik_process: Psik, prefix: Path) -> Psik:
+    psik_process.configure(prefix)
+    return psik_process
 
 
 def ended(control: JobControl, job: Job, jobndx: int) -> None:
@@ -186,7 +187,7 @@ async def test_client_of_psik_drives_our_service(
     assert config.identity is not None
     identity = tmp_path / "identity"
     shutil.copytree(config.identity, identity)
-    certified = tmp_path / "certified"
+    certified = psik.certified
     name = ("Test User", "--uid", "mona", "--email", "mona@example.org")
     psik("certified", "init", *name, "--config", str(certified))
     (identity / "known_clients").mkdir(exist_ok=True)
@@ -205,8 +206,7 @@ async def test_client_of_psik_drives_our_service(
     async with JobsService(config.model_copy(update={"identity": identity})) as service:
         attributes = {"remote_url": service.url, "remote_backend": "default"}
         psik.configure(tmp_path / "mine", default={"type": "psik", "attributes": attributes})
-        talk = Conversation(psik)
-        mine = (await talk.say(f"run {asked}")).split()[1]
+        mine = (await psik.aside("psik", "run", str(asked))).split()[1]
         (entry,) = service.supervisor.index.entries.values()
         assert entry.owner == "uid:mona"
         log = entry.job.folder / "log" / "stdout.1"
@@ -215,15 +215,14 @@ async def test_client_of_psik_drives_our_service(
             return log.exists() and log.read_text() == "too\nuploaded\n"
 
         await eventually(has_printed)
-        polled = await talk.say(f"poll {mine}")
+        polled = await psik.aside("psik", "poll", mine)
         assert f"queued {entry.job.jobid}" in " ".join(polled.split())
         assert " active" in polled
-        await talk.say(f"cancel {mine}")
+        await psik.aside("psik", "cancel", mine)
 
         async def is_cancelled() -> bool:
             return entry.job.state() is S.CANCELED
 
         await eventually(is_cancelled)
-        talk.end()
     fetched = tmp_path / "mine" / mine / "log" / "stdout.1"
     assert fetched.read_text() == "too\nuploaded\n"
