@@ -21,7 +21,7 @@ from lclstream.analysis.peaks import Outcome, PeakJob
 from lclstream.analysis.results import merge_results, read_result, times_of
 from lclstream.analysis.settings import PeakSettings
 from lclstream.cli.main import main
-from lclstream.client.stream import stream
+from lclstream.client.streams import stream
 from lclstream.core.errors import BufferClosedError, DecodeError, InvalidConfigError, NotFoundError
 from lclstream.core.ledger import digest64
 

@@ -135,7 +135,7 @@ def test_messages_of_other_streamers(folder: str, name: str) -> None:
     event = 0
     for path in sorted((VECTORS / folder).glob("*.bin")):
         batch = decode(path.read_bytes())
-        assert batch.index is None
+        assert batch.indices is None
         assert batch.run is None
         for one in batch:
             frame = np.random.default_rng(1000 + event).poisson(2.0, (2, 16, 32))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lclstream.client.stream import Stream
+    from lclstream.client.streams import Stream
 
 CommandGroup = argparse._SubParsersAction  # noqa: SLF001 - argparse gives it no public name
 
@@ -145,7 +145,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> "Stream":
-    from lclstream.client.stream import stream
+    from lclstream.client.streams import stream
     from lclstream.core.logging import configure
 
     configure()

@@ -18,7 +18,7 @@ from lclstream.analysis.result import EventResult, ResultWriter
 from lclstream.analysis.results import draw_result, read_result
 from lclstream.analysis.settings import PeakSettings
 from lclstream.client.decode import Batch, Event
-from lclstream.client.stream import Stream
+from lclstream.client.streams import Stream
 from lclstream.core.errors import InvalidConfigError, StreamError
 from lclstream.core.ledger import ENV_TRANSFER
 

@@ -47,10 +47,10 @@ class Recorder:
         """Append the events of a batch."""
         for path, values in batch.arrays.items():
             self._append(path, values)
-        if batch.index is not None:
-            self._append(INDEX, batch.index)
-        if batch.timestamp is not None:
-            self._append(TIMESTAMP, batch.timestamp)
+        if batch.indices is not None:
+            self._append(INDEX, batch.indices)
+        if batch.timestamps is not None:
+            self._append(TIMESTAMP, batch.timestamps)
         for name, mask in batch.valid.items():
             self._append(f"lclstream/valid/{name}", mask)
         self._events += len(batch)

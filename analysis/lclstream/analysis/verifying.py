@@ -9,7 +9,7 @@ from typing import Any
 from lclstream.analysis.peaks import file_name
 from lclstream.analysis.recorder import Recorder
 from lclstream.analysis.verify import Expectation, Verifier
-from lclstream.client.stream import Stream
+from lclstream.client.streams import Stream
 from lclstream.core.errors import StreamError
 from lclstream.core.files import write_atomically
 from lclstream.streamer.config import load_parameters

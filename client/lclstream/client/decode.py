@@ -41,9 +41,9 @@ class Batch:
     """Values by dataset path without leading slash; axis 0 = events."""
     count: int
     """Number of events."""
-    index: npt.NDArray[np.uint64] | None = None
+    indices: npt.NDArray[np.uint64] | None = None
     """Position of each event in the whole run; None if the message does not say."""
-    timestamp: npt.NDArray[np.uint64] | None = None
+    timestamps: npt.NDArray[np.uint64] | None = None
     """Seconds << 32 | nanoseconds of each event, as the DAQ wrote it; None if unknown."""
     valid: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     """By data source: 1 where the reading exists. What is not here always exists."""
@@ -111,12 +111,12 @@ class Event:
     @property
     def index(self) -> int | None:
         """Position in the whole run."""
-        return None if self.batch.index is None else int(self.batch.index[self.row])
+        return None if self.batch.indices is None else int(self.batch.indices[self.row])
 
     @property
     def timestamp(self) -> int | None:
         """Seconds << 32 | nanoseconds, as the DAQ wrote it."""
-        return None if self.batch.timestamp is None else int(self.batch.timestamp[self.row])
+        return None if self.batch.timestamps is None else int(self.batch.timestamps[self.row])
 
 
 def decode(payload: Payload, fields: Collection[str] | None = None) -> Batch:
@@ -186,8 +186,8 @@ def _batch(file: h5py.File, view: memoryview, fields: Collection[str] | None) ->
             if wanted is None or name in wanted or name.rpartition("/")[2] in wanted
         },
         count=count,
-        index=_numbers(own.get("event_index"), view),
-        timestamp=_numbers(own.get("timestamp"), view),
+        indices=_numbers(own.get("event_index"), view),
+        timestamps=_numbers(own.get("timestamp"), view),
         valid={
             name.removeprefix("valid/"): _values(dataset, view).astype(np.uint8, copy=False)
             for name, dataset in own.items()

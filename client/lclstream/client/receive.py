@@ -235,7 +235,8 @@ class Receiver:
     def _problem(self, error: BaseException | None) -> str:
         if isinstance(error, LclstreamError):
             return str(error)
-        if error is not None:
+        # GeneratorExit: a loop over the stream was left.
+        if error is not None and not isinstance(error, GeneratorExit):
             return f"{type(error).__name__}: {error}"
         if not self.ended:
             return "the consumer left before the end of the stream"

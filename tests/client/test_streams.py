@@ -9,10 +9,11 @@ import pytest
 from fastapi import FastAPI, Request
 from tests.client.messages import Producer, message
 
+from lclstream import client
 from lclstream.buffer.endpoints import ReceiveTimeoutError
 from lclstream.client.decode import decode
 from lclstream.client.receive import Receiver
-from lclstream.client.stream import stream
+from lclstream.client.streams import stream
 from lclstream.core.errors import (
     BufferClosedError,
     DecodeError,
@@ -105,10 +106,37 @@ def test_stream_gives_every_event_and_ends() -> None:
     assert producer.error is None
 
 
+def test_loop_without_a_context(in_transfer: Ledger) -> None:
+    with Producer([message(0), message(3)]) as producer:
+        indices = [event.index for batch in stream(producer.url) for event in batch]
+    assert indices == [0, 1, 2, 3, 4, 5]
+    assert in_transfer.final.ok
+
+
+def test_loop_that_is_left_early(in_transfer: Ledger) -> None:
+    with Producer([message(0), message(3)]) as producer:
+        for batch in stream(producer.url):
+            assert len(batch) == 3
+            break
+    assert in_transfer.final.error == "the consumer left before the end of the stream"
+
+
+def test_public_names_come_when_they_are_used() -> None:
+    assert [getattr(client, name).__name__ for name in client.__all__] == client.__all__
+    with pytest.raises(AttributeError, match=r"^module 'lclstream\.client' has no attribute 'x'$"):
+        _ = client.x
+
+
 def test_batches_outlive_the_stream() -> None:
     with Producer([message(3 * i) for i in range(5)]) as producer, stream(producer.url) as batches:
         kept = list(batches)
-    assert [int(batch.index[0]) for batch in kept if batch.index is not None] == [0, 3, 6, 9, 12]
+    assert [int(batch.indices[0]) for batch in kept if batch.indices is not None] == [
+        0,
+        3,
+        6,
+        9,
+        12,
+    ]
     assert all(
         (batch["data"] == decode(message(3 * i))["data"]).all() for i, batch in enumerate(kept)
     )
@@ -122,7 +150,7 @@ def test_listening_stream_ends_with_the_last_of_its_producers() -> None:
             first.end()
         with Producer([message(3), message(6)], url):
             got += list(batches)
-    assert [int(batch.index[0]) for batch in got if batch.index is not None] == [0, 3, 6]
+    assert [int(batch.indices[0]) for batch in got if batch.indices is not None] == [0, 3, 6]
 
 
 def test_empty_message_is_a_farewell() -> None:

@@ -1,9 +1,12 @@
 """Iterate over the events of a stream.
 
 ```python
-with stream("tcp://dtn.example.org:42000") as batches:
-    for batch in batches:
-        frames = batch["jungfrau.raw.calib"]  # axis 0 = events
+for batch in stream("tcp://dtn.example.org:42001"):
+    frames = batch["jungfrau.raw.calib"]  # axis 0 = events
+
+with stream("tcp://dtn.example.org:42001") as batches:
+    for event in batches.events():
+        print(event.index, event["jungfrau.raw.calib"].sum())
 ```
 
 `stream()` without a URL pulls from the transfer that this job belongs to and reports to it.
@@ -28,7 +31,8 @@ class Stream:
 
     A message is accounted for when it is taken from the stream.
 
-    Resource handling: as `Receiver`, which it owns.
+    Resource handling: as `Receiver`, which it owns. Use it as a context manager, or only
+    iterate over it: then it is entered with the first batch and left with the last one.
 
     Error handling: a message that cannot be decoded is counted and, by default, raises
     `DecodeError`; iteration may go on after that. With `on_error="skip"` it is logged and left
@@ -44,9 +48,11 @@ class Stream:
         self.receiver = receiver
         self._fields = fields
         self._on_error = on_error
+        self._entered = False
 
     def __enter__(self) -> Self:
         self.receiver.__enter__()
+        self._entered = True
         return self
 
     def __exit__(
@@ -57,8 +63,12 @@ class Stream:
     ) -> None:
         self.receiver.__exit__(kind, error, trace)
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Iterator[Batch]:
+        return self if self._entered else self._from_first_to_last()
+
+    def _from_first_to_last(self) -> Iterator[Batch]:
+        with self:
+            yield from self
 
     def __next__(self) -> Batch:
         while True:
