@@ -342,6 +342,10 @@ class SlurmCluster:
                 raise BackendError(f"cluster {self.name} cannot end processes {left}")
             time.sleep(POLL_S)
 
+    def pid(self, name: str) -> int:
+        """Return the process of a daemon: `munged`, `slurmctld` or the name of a node."""
+        return self._running[name].pid
+
     def processes(self) -> list[int]:
         """Return the living processes of the cluster: daemons, steps and jobs."""
         folders = (f"{self.base}/", *([f"{self._sockets}/"] if self._sockets else []))
