@@ -2,48 +2,23 @@
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pynng
 import pytest
+from tests.buffer.peers import drain, in_thread, pynng_url, reset, until
 
 from lclstream.buffer.endpoints import Pull, Push, ReceiveTimeoutError
 from lclstream.core.errors import (
     BufferClosedError,
     DeliveryError,
-    EndOfStream,
     TooLargeError,
     UnavailableError,
 )
 
 MESSAGES = [bytes([i % 251]) * size for i, size in enumerate([1, 3, 1000, 131071, 131072, 131073])]
 MESSAGES += [bytes([i % 256]) * (1 + i * 977 % 300_000) for i in range(200)]
-
-
-def drain(pull: Pull, timeout_s: float = 20.0) -> list[bytes]:
-    """Return all messages until the end of the stream."""
-    messages = []
-    try:
-        while True:
-            messages.append(bytes(pull.recv(timeout_s)))
-    except EndOfStream:
-        return messages
-
-
-@contextmanager
-def in_thread(work: Callable[[], object]) -> Iterator[None]:
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
-def pynng_url(sock: pynng.Socket) -> str:
-    return f"tcp://{sock.listeners[0].local_address}"
 
 
 def test_push_listens_and_pull_dials() -> None:
@@ -357,18 +332,6 @@ def test_lost_messages_are_counted_and_raised() -> None:
         with pytest.raises(DeliveryError) as closing:
             push.close()
         assert closing.value.undelivered == sending.value.undelivered
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "condition did not come true"
-
-
-def reset(sock: socket.socket) -> None:
-    """Have the connection end with a reset when it is closed."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
 
 
 @contextmanager

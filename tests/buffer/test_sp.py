@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lclstream.buffer.sp import Handshake, Protocol, handshake, header, split, walk
+from lclstream.buffer.sp import Handshake, Protocol, check_size, handshake, header, split, walk
 from lclstream.core.errors import DecodeError
 from lclstream.core.ledger import Tally
 
@@ -47,7 +47,7 @@ def test_walk_and_split_find_the_run(messages: list[bytes], rest: bytes, before:
     # What follows begins a message that is longer than what is here.
     data = b"x" * before + frame(messages) + (header(500) + rest)[: len(rest)]
     memory = memoryview(data)
-    run = walk(memory, before, len(data), max_message_bytes=LIMIT)
+    run = walk(memory, before, len(data))
     expected = Tally()
     for message in messages:
         expected.add(message)
@@ -58,7 +58,7 @@ def test_walk_and_split_find_the_run(messages: list[bytes], rest: bytes, before:
     )
     assert run.stop == before + len(frame(messages))
     assert run.next_bytes == (500 if len(rest) >= 8 else None)
-    views, stop, next_bytes = split(memory, before, len(data), max_message_bytes=LIMIT)
+    views, stop, next_bytes = split(memory, before, len(data))
     assert ([bytes(view) for view in views], stop, next_bytes) == (
         messages,
         run.stop,
@@ -67,10 +67,15 @@ def test_walk_and_split_find_the_run(messages: list[bytes], rest: bytes, before:
 
 
 @pytest.mark.parametrize("claim", [LIMIT + 1, 2**32, 2**60, 2**63, 2**64 - 1])
-def test_huge_claims_are_refused(claim: int) -> None:
+def test_huge_claims_are_found_after_the_good_messages(claim: int) -> None:
     data = memoryview(frame([b"good"]) + header(claim))
-    message = rf"^a message of {claim} bytes is above the limit of {LIMIT}$"
-    with pytest.raises(DecodeError, match=message):
-        walk(data, 0, len(data), max_message_bytes=LIMIT)
-    with pytest.raises(DecodeError, match=message):
-        split(data, 0, len(data), max_message_bytes=LIMIT)
+    run = walk(data, 0, len(data))
+    assert (run.messages, run.next_bytes) == (1, claim)
+    fault = check_size(run.next_bytes, LIMIT)
+    assert str(fault) == f"a message of {claim} bytes is above the limit of {LIMIT}"
+    assert split(data, 0, len(data))[1:] == (12, claim)
+
+
+@pytest.mark.parametrize("size", [None, 0, LIMIT])
+def test_sizes_within_the_limit_are_fine(size: int | None) -> None:
+    assert check_size(size, LIMIT) is None

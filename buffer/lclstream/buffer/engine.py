@@ -23,13 +23,14 @@ from lclstream.buffer.memory import Block, Memory
 from lclstream.buffer.peers import Consumer, Newcomer, Peer, Producer, Side
 from lclstream.buffer.segments import Outlet, Queue, Segment
 from lclstream.buffer.statistics import Counters, PeerRecord, Statistics
-from lclstream.core.errors import DecodeError
 from lclstream.core.ledger import Tally
 
 logger = logging.getLogger(__name__)
 
 # How often to look whether consumers that take nothing are still there.
 CHECK_INTERVAL_S = 5.0
+# A producer that was let above the bound and sends nothing for so long lets another one in.
+ASLEEP_AFTER_S = 1.0
 RESUME_FRACTION = 0.75
 REMEMBERED_PEERS = 1000
 
@@ -58,6 +59,7 @@ class Engine:
         self._consumers: dict[Outlet, Consumer] = {}
         self._parked: deque[Producer] = deque()
         self._admitting = False
+        self._admit_at: float | None = None
         self._left: deque[PeerRecord] = deque(maxlen=REMEMBERED_PEERS)
         self._now = self._last_activity = time.monotonic()
         self._check_at: float | None = None
@@ -122,7 +124,12 @@ class Engine:
         )
 
     def _next_deadline(self) -> float | None:
-        times = (self.ending.deadline(self._facts()), self.door.deadline(), self._check_at)
+        times = (
+            self.ending.deadline(self._facts()),
+            self.door.deadline(),
+            self._check_at,
+            self._admit_at,
+        )
         return min((moment for moment in times if moment is not None), default=None)
 
     def _follow_up(self) -> None:
@@ -182,6 +189,7 @@ class Engine:
     def _watch_producer(self, producer: Producer) -> None:
         self._loop.watch(producer.sock, READ, partial(self._on_producer, producer))
         producer.watched = READ
+        producer.moved_at = self._now
 
     def _on_producer(self, producer: Producer, events: int) -> None:
         del events
@@ -197,15 +205,15 @@ class Engine:
         except OSError as error:
             self.counters.producers_broken += 1
             self._producer_left(producer, str(error))
-        except DecodeError as error:
-            self.counters.refused_messages += 1
-            self._producer_left(producer, str(error))
         else:
-            self._last_activity = self._now
-            if not count:
-                self._producer_left(producer, "")
-            elif segment is not None:
+            self._last_activity = producer.moved_at = self._now
+            if segment is not None:
                 self._received(producer, segment)
+            if producer.intake.fault is not None:
+                self.counters.refused_messages += 1
+                self._producer_left(producer, str(producer.intake.fault))
+            elif not count:
+                self._producer_left(producer, "")
 
     def _received(self, producer: Producer, segment: Segment) -> None:
         if not producer.tally.messages:
@@ -216,7 +224,7 @@ class Engine:
         self._dispatch()
 
     def _producer_left(self, producer: Producer, problem: str) -> None:
-        if producer.intake.partial:
+        if producer.intake.partial and not producer.intake.fault:
             self.counters.partial_in += 1
             problem = problem or "closed inside a message"
         producer.intake.close()
@@ -231,7 +239,20 @@ class Engine:
         # Who has waited longer comes first.
         if self._parked and not self._admitting:
             return None
-        return self._memory.take(size_bytes, stuck=self._queue.is_empty)
+        return self._memory.take(size_bytes, stuck=self._is_stuck())
+
+    def _is_stuck(self) -> bool:
+        """Whether no memory will become free by itself.
+
+        What is queued goes out, and who was let above the bound will finish its message, unless
+        it has gone to sleep over it.
+        """
+        return self._queue.is_empty and not any(
+            producer.watched
+            and producer.intake.overshoots
+            and self._now < producer.moved_at + ASLEEP_AFTER_S
+            for producer in self._producers
+        )
 
     def _park(self, producer: Producer) -> None:
         """Do not read from a producer: TCP makes it wait."""
@@ -242,12 +263,15 @@ class Engine:
     def _admit(self) -> None:
         """Go on with producers for which there is memory now, in the order of their waiting."""
         room = self._memory.held_bytes <= RESUME_FRACTION * self._memory.capacity_bytes
+        self._admit_at = None
         if not self._parked or not (room or self._queue.is_empty):
             return
         self._admitting = True
         while self._parked and self._parked[0].intake.space() is not None:
             self._watch_producer(self._parked.popleft())
         self._admitting = False
+        asleep = self._parked and self._queue.is_empty
+        self._admit_at = self._now + ASLEEP_AFTER_S if asleep else None
 
     # Consumers.
 

@@ -12,11 +12,15 @@ A mode says where the next bytes go:
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from lclstream.buffer.memory import CHUNK_BYTES, Block
 from lclstream.buffer.segments import Segment
-from lclstream.buffer.sp import HEADER, HEADER_BYTES, LARGE_BYTES, too_large, walk
+from lclstream.buffer.sp import HEADER, HEADER_BYTES, LARGE_BYTES, check_size, walk
 from lclstream.core.ledger import Tally, digest64
+
+if TYPE_CHECKING:
+    from lclstream.core.errors import DecodeError
 
 # What a message that has begun may need, and the least that is worth a read.
 MESSAGE_ROOM_BYTES = HEADER_BYTES + LARGE_BYTES
@@ -45,6 +49,8 @@ class Intake:
     """
 
     def __init__(self, take: Take, max_message_bytes: int) -> None:
+        self.fault: DecodeError | None = None
+        """Why nothing that follows can be understood."""
         self._take = take
         self._max_message_bytes = max_message_bytes
         self._mode = Mode.CHUNK
@@ -59,6 +65,11 @@ class Intake:
     def partial(self) -> bool:
         """Whether a message has begun and is not whole."""
         return self._mode is Mode.BODY or self._header_end > 0 or self._end > self._start
+
+    @property
+    def overshoots(self) -> bool:
+        """Whether it holds memory above the bound."""
+        return self._block is not None and self._block.overshoot
 
     def space(self) -> memoryview | None:
         """Return where the next bytes go, or None if there is no memory now; never empty."""
@@ -76,8 +87,7 @@ class Intake:
     def filled(self, count: int) -> Segment | None:
         """Take in bytes that were written to `space`; return the messages that are whole now.
 
-        Raises:
-            DecodeError: a header claims more than the limit.
+        If `fault` is set afterwards the connection is of no more use.
         """
         if self._mode is Mode.HEADER:
             self._filled_header(count)
@@ -96,8 +106,7 @@ class Intake:
         if self._header_end < HEADER_BYTES:
             return
         (size,) = HEADER.unpack(self._header)
-        if size > self._max_message_bytes:
-            raise too_large(size, self._max_message_bytes)
+        self.fault = check_size(size, self._max_message_bytes)
         if size >= LARGE_BYTES:
             self._mode, self._wanted_body = Mode.BODY, size
         else:
@@ -117,7 +126,8 @@ class Intake:
     def _filled_chunk(self) -> Segment | None:
         block = self._block
         assert block is not None  # noqa: S101
-        run = walk(block.view, self._start, self._end, max_message_bytes=self._max_message_bytes)
+        run = walk(block.view, self._start, self._end)
+        self.fault = check_size(run.next_bytes, self._max_message_bytes)
         segment = None
         if run.messages:
             tally = Tally(run.messages, run.payload_bytes, 0, run.digest)

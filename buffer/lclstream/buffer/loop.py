@@ -17,8 +17,8 @@ EVENTS_PER_TURN = 256
 class Loop:
     """Calls a handler for each socket on which something happens.
 
-    A socket that is closed through `close_later` keeps its number until the turn ends, so an
-    event that is already at hand can never reach a newer socket with the same number.
+    A socket that is closed through `close_later` keeps its number until the next turn begins,
+    so an event that is already at hand can never reach a newer socket with the same number.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Loop:
             self._epoll.unregister(sock)
 
     def close_later(self, sock: socket.socket) -> None:
-        """Ignore a socket and close it when the turn is over."""
+        """Ignore a socket and close it before the next wait."""
         self.ignore(sock)
         self._closing.append(sock)
 
@@ -55,6 +55,7 @@ class Loop:
 
     def turn(self, deadline: float | None, lock: AbstractContextManager[object]) -> None:
         """Wait for events, at most until a time, and handle them while holding a lock."""
+        self._close_sockets()
         timeout_s = -1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
         happened = self._epoll.poll(timeout_s, EVENTS_PER_TURN)
         with lock:
@@ -65,20 +66,20 @@ class Loop:
                     handler(events)
             while self._posted:
                 self._posted.popleft()()
-            for sock in self._closing:
-                sock.close()
-            self._closing.clear()
 
     def close(self) -> None:
         """Close what the loop itself has opened, and what is still to be closed."""
-        for sock in self._closing:
-            sock.close()
-        self._closing.clear()
+        self._close_sockets()
         self._epoll.close()
 
     def close_wake(self) -> None:
         """Close what `post` writes to, once nobody can call it any more."""
         os.close(self._wake)
+
+    def _close_sockets(self) -> None:
+        for sock in self._closing:
+            sock.close()
+        self._closing.clear()
 
     def _woken(self, events: int) -> None:
         del events

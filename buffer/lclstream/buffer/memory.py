@@ -61,9 +61,9 @@ class Memory:
     the bound: fresh memory costs a page fault for every page. They are never zeroed.
 
     Args:
-        capacity_bytes: the bound on `held_bytes`. Above it one block at a time is handed out,
-            and only to who says that nothing else would ever make room: a message larger than
-            the bound is served alone.
+        capacity_bytes: the bound on `held_bytes`. Above it a block is handed out only to who
+            says that nothing else would ever make room: a message larger than the bound is
+            served alone.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -72,7 +72,6 @@ class Memory:
         self.peak_bytes = 0
         self._free: defaultdict[int, list[Block]] = defaultdict(list)
         self._free_bytes = 0
-        self._overshoot = False
 
     def take(self, size_bytes: int, *, stuck: bool) -> Block | None:
         """Return a block with one reference, or None if there is no room.
@@ -83,11 +82,10 @@ class Memory:
         """
         size = class_bytes(size_bytes)
         overshoot = self.held_bytes + size > self.capacity_bytes
-        if overshoot and (self._overshoot or not stuck):
+        if overshoot and not stuck:
             return None
         block = self._reuse(size) or Block(self, size)
         block.overshoot = overshoot
-        self._overshoot |= overshoot
         self.held_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         block.hold()
@@ -96,8 +94,6 @@ class Memory:
     def take_back(self, block: Block) -> None:
         """Keep a block that nobody refers to, or give it to the system."""
         self.held_bytes -= block.size_bytes
-        if block.overshoot:
-            self._overshoot = block.overshoot = False
         if self.held_bytes + self._free_bytes + block.size_bytes > self.capacity_bytes:
             block.free()
             return

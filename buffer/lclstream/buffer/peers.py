@@ -79,6 +79,8 @@ class Producer(Peer):
     """A connection that messages come from."""
 
     intake: Intake
+    moved_at: float = 0.0
+    """When a byte last came."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

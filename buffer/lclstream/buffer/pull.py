@@ -12,7 +12,7 @@ from lclstream.buffer import tcp
 from lclstream.buffer.links import FIRST_CONNECT_S, Link, Links, Target
 from lclstream.buffer.sp import Protocol
 from lclstream.buffer.views import Memories, MessageReader
-from lclstream.core.errors import BufferClosedError, DecodeError, EndOfStream, StreamError
+from lclstream.core.errors import BufferClosedError, EndOfStream, StreamError
 
 logger = logging.getLogger(__name__)
 
@@ -151,13 +151,16 @@ class Pull:
             count = link.sock.recv_into(reader.space())
             if count:
                 self._messages.extend(reader.filled(count))
-                return True
         except BlockingIOError:
             return False
-        except (OSError, DecodeError) as error:
+        except OSError as error:
             self._lost(link, str(error))
         else:
-            if reader.partial:
+            if reader.fault is not None:
+                self._lost(link, str(reader.fault))
+            elif count:
+                pass
+            elif reader.partial:
                 self._lost(link, "closed inside a message")
             else:
                 self._ended(link)

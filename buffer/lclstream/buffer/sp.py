@@ -79,28 +79,16 @@ class Run(NamedTuple):
     digest: int
     """Sum of the hashes of the payloads modulo 2**64."""
     next_bytes: int | None
-    """Payload size of the message at `stop`; None when its header is not whole."""
+    """Payload size that the header at `stop` claims; None when it is not whole."""
 
 
-def walk(
-    memory: memoryview,
-    start: int,
-    end: int,
-    *,
-    max_message_bytes: int,
-) -> Run:
-    """Find the run of whole messages that begins at `start`.
-
-    Raises:
-        DecodeError: a header claims more than `max_message_bytes`.
-    """
+def walk(memory: memoryview, start: int, end: int) -> Run:
+    """Find the run of whole messages that begins at `start`."""
     position, messages, payload_bytes, digest = start, 0, 0, 0
     next_bytes = None
     unpack_from = HEADER.unpack_from
     while end - position >= HEADER_BYTES:
         (size,) = unpack_from(memory, position)
-        if size > max_message_bytes:
-            raise too_large(size, max_message_bytes)
         following = position + HEADER_BYTES + size
         if following > end:
             next_bytes = size
@@ -112,24 +100,12 @@ def walk(
     return Run(position, messages, payload_bytes, digest % MODULUS, next_bytes)
 
 
-def split(
-    memory: memoryview,
-    start: int,
-    end: int,
-    *,
-    max_message_bytes: int,
-) -> tuple[list[memoryview], int, int | None]:
-    """Return the payloads of a run as views, and `stop` and `next_bytes` as of `Run`.
-
-    Raises:
-        DecodeError: a header claims more than `max_message_bytes`.
-    """
+def split(memory: memoryview, start: int, end: int) -> tuple[list[memoryview], int, int | None]:
+    """Return the payloads of a run as views, and `stop` and `next_bytes` as of `Run`."""
     messages: list[memoryview] = []
     unpack_from = HEADER.unpack_from
     while end - start >= HEADER_BYTES:
         (size,) = unpack_from(memory, start)
-        if size > max_message_bytes:
-            raise too_large(size, max_message_bytes)
         following = start + HEADER_BYTES + size
         if following > end:
             return messages, start, size
@@ -138,6 +114,10 @@ def split(
     return messages, start, None
 
 
-def too_large(size_bytes: int, max_message_bytes: int) -> DecodeError:
-    """Return the error about a header that claims too much."""
-    return DecodeError(f"a message of {size_bytes} bytes is above the limit of {max_message_bytes}")
+def check_size(claimed_bytes: int | None, max_message_bytes: int) -> DecodeError | None:
+    """Return what is wrong with the size that a header claims; None if nothing is."""
+    if claimed_bytes is None or claimed_bytes <= max_message_bytes:
+        return None
+    return DecodeError(
+        f"a message of {claimed_bytes} bytes is above the limit of {max_message_bytes}"
+    )

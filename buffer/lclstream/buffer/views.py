@@ -8,8 +8,12 @@ one reference, also on behalf of all its slices and of arrays made from them.
 import mmap
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from lclstream.buffer.sp import HEADER_BYTES, LARGE_BYTES, split
+from lclstream.buffer.sp import HEADER_BYTES, LARGE_BYTES, check_size, split
+
+if TYPE_CHECKING:
+    from lclstream.core.errors import DecodeError
 
 CHUNK_BYTES = 256 * 1024
 HUGE_PAGE_BYTES = 2 * 1024 * 1024
@@ -61,6 +65,8 @@ class MessageReader:
     """
 
     def __init__(self, memories: Memories, max_message_bytes: int) -> None:
+        self.fault: DecodeError | None = None
+        """Why nothing that follows can be understood."""
         self._memories = memories
         self._max_message_bytes = max_message_bytes
         self._chunk = memories.take(CHUNK_BYTES)
@@ -82,8 +88,7 @@ class MessageReader:
     def filled(self, count: int) -> Sequence[memoryview]:
         """Take in bytes that were written to `space`; return the messages that are whole now.
 
-        Raises:
-            DecodeError: a header claims more than the limit.
+        If `fault` is set afterwards the connection is of no more use.
         """
         if self._body is not None:
             self._body_end += count
@@ -92,9 +97,10 @@ class MessageReader:
             whole, self._body = self._body, None
             return (whole,)
         self._end += count
-        messages, self._start, next_bytes = split(
-            self._chunk, self._start, self._end, max_message_bytes=self._max_message_bytes
-        )
+        messages, self._start, next_bytes = split(self._chunk, self._start, self._end)
+        self.fault = check_size(next_bytes, self._max_message_bytes)
+        if self.fault is not None:
+            return messages
         if next_bytes is not None and next_bytes >= LARGE_BYTES:
             self._begin_body(next_bytes)
         self._make_room()
