@@ -209,7 +209,7 @@ def _reachable(phase: Phase) -> set[Phase]:
 
 TestTransfers = Transfers.TestCase
 TestTransfers.settings = settings(
-    max_examples=200,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -133,9 +133,8 @@ class Bench:
         """Run a transfer until the context ends, as if the service were killed then."""
         stored = await self.store.do(Store.load, number)
         assert stored is not None
-        request = TransferRequest.model_validate(stored.request)
         site = Site(config=SITE, jobs=self.jobs)
-        performer = Performer(request, {"here": site}, self.specs, self.store)
+        performer = Performer(stored.request, {"here": site}, self.specs, self.store)
         runner = Runner(stored, performer, self.store, poll_s=0.02)
         self.task = asyncio.create_task(runner.run())
         try:
@@ -289,6 +288,15 @@ async def test_cancel_that_does_not_show_is_sent_again_after_the_end(bench: Benc
         await asyncio.wait_for(bench.task, 10)
         assert await bench.store.do(Store.unfinished) == []
     assert len(bench.jobs.cancels) > 1
+
+
+async def test_request_that_a_later_version_does_not_understand(bench: Bench) -> None:
+    number = await bench.new()
+    async with bench.runner(number) as runner:
+        runner._performer._request = {"streamer": {}, "old": 1}
+        await runner.post(StartAsked(role=Role.BUFFER, name="", site="here"))
+        ended = await phase(runner, Phase.FAILED)
+    assert ended.reason.startswith(f"buffer failed: request of {number}: ")
 
 
 async def test_job_that_its_site_forgot(bench: Bench) -> None:

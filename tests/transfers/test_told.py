@@ -116,6 +116,8 @@ def test_reports_are_taken_from_the_right_job_only(service: Service, mona: Trans
             http.delete(f"/v1/transfers/{number}")
         with pytest.raises(NotFoundError):
             http.post(f"/v1/transfers/{other}/reports", json={**body, "hop": "consumer"})
+        with pytest.raises(NotAuthorizedError, match="may not ask for transfers"):
+            http.post("/v1/transfers", json={"streamer": internal()})
     with sync_client(service.folder / f"{number}-buffer", service.url) as http:
         bad = {"in": ["tcp://h:1; rm -rf /"], "out": ["tcp://h:1"]}
         with pytest.raises(LclstreamError, match="must look like tcp://HOST:PORT"):

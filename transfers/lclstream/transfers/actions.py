@@ -8,9 +8,10 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from lclstream.core.errors import LclstreamError, NotFoundError, RequestError, SchedulerError
+from lclstream.core.models import parse
 from lclstream.jobs.models import JobSpec, JobStepInfo
 from lclstream.jobs.states import JobState
 from lclstream.transfers.config import SiteConfig
@@ -61,7 +62,7 @@ class Performer:
 
     def __init__(
         self,
-        request: TransferRequest,
+        request: Mapping[str, Any],
         sites: Mapping[str, Site],
         specs: Specs,
         store: StoreThread,
@@ -94,7 +95,7 @@ class Performer:
             wanted = JobRequest(
                 transfer=transfer,
                 job=job,
-                request=self._request,
+                request=parse(TransferRequest, self._request, f"request of {transfer.id}"),
                 start=await self._store.do(Store.start_of, transfer.id, job.role, job.name),
                 site=site.config,
             )

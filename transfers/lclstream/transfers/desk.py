@@ -107,9 +107,12 @@ class Desk:
             wait: whether the answer must have the address to pull from.
 
         Raises:
+            NotAuthorizedError: the caller is a job.
             InvalidConfigError: no such site, or it cannot start so many producers.
             BackendError: the buffer does not come up; the transfer is canceled.
         """
+        if caller.job is not None:
+            raise NotAuthorizedError(f"{caller.name} may not ask for transfers")
         site = self._site(request.site)
         check_ranks(self._sites[site].config, request.producers)
         buffer_site = self._site(request.buffer_site or site)

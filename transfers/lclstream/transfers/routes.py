@@ -26,7 +26,7 @@ from lclstream.transfers.models import (
 from lclstream.transfers.record import Role
 
 LARGEST_REQUEST_BYTES = 4 * 1024 * 1024
-LARGEST_REPORT_BYTES = 256 * 1024
+LARGEST_REPORT_BYTES = 64 * 1024
 LARGEST_CALLBACK_BYTES = 64 * 1024
 CALLBACK_ROLES = {
     "producer": Role.PRODUCER,

@@ -16,7 +16,14 @@ from lclstream.core.errors import LclstreamError, UnavailableError
 from lclstream.core.ledger import Report
 from lclstream.transfers.actions import Performer
 from lclstream.transfers.draft import LogEntry, Step
-from lclstream.transfers.events import Action, CancelJob, Event, SubmitJob, TimerFired
+from lclstream.transfers.events import (
+    Action,
+    CancelJob,
+    Event,
+    JobChanged,
+    SubmitJob,
+    TimerFired,
+)
 from lclstream.transfers.machine import advance
 from lclstream.transfers.record import Job, Transfer
 from lclstream.transfers.states import FINAL
@@ -145,9 +152,7 @@ class Runner:
         self._ended = True
         self._announce()
         while not self._queue.empty():
-            item = self._queue.get_nowait()
-            if item.applied is not None and not item.applied.done():
-                item.applied.set_exception(UnavailableError("the service stops"))
+            _refuse(self._queue.get_nowait())
 
     def _is_over(self) -> bool:
         """Return whether nothing of the transfer can happen by itself any more."""
@@ -186,8 +191,7 @@ class Runner:
             else:
                 item.applied.set_exception(error)
         except BaseException:
-            if item.applied is not None:
-                item.applied.cancel()
+            _refuse(item)
             raise
         else:
             if item.applied is not None and not item.applied.done():
@@ -201,6 +205,9 @@ class Runner:
             self._live_reports[item.report.hop, item.report.peer] = item.report
         step = advance(before, event, self.ledger, now)
         if not _is_worth_a_row(before, step):
+            if isinstance(event, JobChanged):
+                extra = {"job": event.key, "state": event.state.value, "jobndx": event.jobndx}
+                logger.debug("job_event_late_or_doubled", extra=extra)
             self.transfer = step.transfer
             await self._keep(now)
             return
@@ -319,6 +326,12 @@ class Runner:
         if job.canceling and not job.is_final and job.key not in self._ordered and is_due:
             self._canceled_at[job.key] = self._clock()
             await self._feed(self._performer.cancel(job))
+
+
+def _refuse(item: _Item) -> None:
+    """Tell who waits that it will not be applied; asking again helps."""
+    if item.applied is not None and not item.applied.done():
+        item.applied.set_exception(UnavailableError("the service stops"))
 
 
 def _is_worth_a_row(before: Transfer, step: Step) -> bool:

@@ -12,7 +12,6 @@ from lclstream.core.errors import BackendError, NotFoundError
 from lclstream.core.ledger import Report
 from lclstream.transfers.actions import Performer, Site
 from lclstream.transfers.events import Event, Resumed, StartAsked
-from lclstream.transfers.models import TransferRequest
 from lclstream.transfers.record import Role, Transfer
 from lclstream.transfers.runner import GoneError, Runner
 from lclstream.transfers.specs import Specs
@@ -146,8 +145,7 @@ class Runners:
 
     def performer(self, stored: Stored) -> Performer:
         """Return who acts on the jobs of a transfer."""
-        request = TransferRequest.model_validate(stored.request)
-        return Performer(request, self._sites, self._specs, self._store)
+        return Performer(stored.request, self._sites, self._specs, self._store)
 
     async def look_up(self, number: int) -> Stored:
         """Return what is known of a transfer right now."""
