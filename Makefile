@@ -36,6 +36,9 @@ imports:
 unit:
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
+docs: setup ## Draw the pages that come from the code
+	$(BIN)/python docs/generate.py
+
 constraints: ## Resolve all dependencies anew into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	    --no-emit-index-url --all-extras --group dev --no-emit-package torch pyproject.toml -o constraints.txt.all
