@@ -114,7 +114,7 @@ class BinaryDataStreamingDataHandlerConfig(StrictModel):
     buffer: int = Field(default=0, ge=0)
     """Send buffer of the operating system in bytes; 0 = its default."""
     connect_timeout_s: float = Field(default=30.0, gt=0)
-    """How long to wait until somebody is at the other end before anything is read."""
+    """How long a message may wait while nobody is at the other end; then the run fails."""
     send_timeout_s: float = Field(default=600.0, gt=0)
     """How long one message may wait for the other end; then the run fails."""
     flush_timeout_s: float = Field(default=60.0, gt=0)
