@@ -169,7 +169,7 @@ def test_simulated_crystals() -> None:
 
 
 @pytest.mark.skipif(not CSPAD.is_file(), reason="no CSPAD frames on this machine")
-def test_lysozyme_on_a_cspad() -> None:
+def test_thermolysin_on_a_cspad() -> None:
     # CrystFEL's peakfinder8 finds 179 and 153 peaks with these limits and the panels' geometry.
     settings = PeakSettings(snr=6, threshold=150, min_pixels=2, max_pixels=30)
     finder = PeakFinder(settings)

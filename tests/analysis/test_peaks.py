@@ -258,6 +258,14 @@ def test_frames_may_come_late_and_stay_away(tmp_path: Path) -> None:
     assert list(read_result(outcome.result).events["valid"]) == [0, 1, 0]
 
 
+def test_mask_of_another_shape(tmp_path: Path) -> None:
+    memory = io.BytesIO(image_message("calib"))
+    with h5py.File(memory, "a") as file:
+        file["good"] = np.ones((1, 8, 8))
+    with pytest.raises(InvalidConfigError, match=r"^the mask good must have shape \(1, 16, 16\)"):
+        find_peaks([memory.getvalue()], tmp_path, mask="good")
+
+
 def test_merge_of_nothing_and_of_damage(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"^no result peaks-\*\.h5 in"):
         merge_results(tmp_path)

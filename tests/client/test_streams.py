@@ -236,6 +236,15 @@ def test_job_of_a_transfer_reports(in_transfer: Ledger, monkeypatch: pytest.Monk
     assert in_transfer.callers == {"cn:job:t-1:consumer"}
 
 
+def test_another_stream_is_not_for_the_account_of_the_transfer(
+    in_transfer: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCLSTREAM_URL", "tcp://127.0.0.1:1")
+    with Producer([message(0)]) as producer, stream(producer.url) as batches:
+        list(batches)
+    assert in_transfer.reports == []
+
+
 def test_explicit_report_address(ledger: Ledger) -> None:
     credentials = Credentials.from_folder(ledger.identity)
     with (

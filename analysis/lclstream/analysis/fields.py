@@ -43,10 +43,17 @@ def mask_name(batch: Batch, frames: str, wanted: str | None = None) -> str | Non
         frames: path of the frames.
         wanted: its path or last part; None takes the only one of the frames' shape whose name
             ends with `mask`.
+
+    Raises:
+        InvalidConfigError: the wanted one has another shape.
+        NotFoundError: the wanted one does not exist.
     """
-    if wanted is not None:
-        return batch.path(wanted)
     shape = batch.arrays[frames].shape
+    if wanted is not None:
+        path = batch.path(wanted)
+        if batch.arrays[path].shape != shape:
+            raise InvalidConfigError(f"the mask {path} must have shape {shape} of {frames}")
+        return path
     found = [
         path for path, array in batch.arrays.items() if _is_mask(path) and array.shape == shape
     ]

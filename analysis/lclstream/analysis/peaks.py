@@ -141,7 +141,10 @@ class PeakJob:
             self._chosen = (frames, mask)
             self._stream.select([name for name in self._chosen if name is not None])
         frames, mask = self._chosen
-        return (frames if frames in batch.arrays else None), mask
+        return (
+            frames if frames in batch.arrays else None,
+            mask if mask in batch.arrays else None,
+        )
 
     def _no_frames(self) -> InvalidConfigError:
         wanted = self._wanted[0]

@@ -73,7 +73,8 @@ class Receiver:
             when dialling, how many connections to make to each address.
         label: first part of the name under which it reports.
         timeout_s: the longest silence before `recv` raises; None waits as long as it takes.
-        report_url: where to report; None reports to the transfer that this job is in, if any.
+        report_url: where to report; None reports to the transfer that this job is in, if any and
+            if the stream is that transfer's.
         credentials: who reports there.
     """
 
@@ -101,6 +102,9 @@ class Receiver:
         """Whether the end of the stream was reached."""
         self._timeout_s = timeout_s
         self._report_to = (report_url, credentials)
+        # A job may read another stream besides; that is not for its transfer's account.
+        own = os.environ.get(ENV_URL)
+        self._elsewhere = bool(own) and own not in addresses
         self._stopped = ""
         self._farewells = 0
         self._enough_farewells = peers if listen else peers * len(addresses)
@@ -246,6 +250,9 @@ class Receiver:
         url, credentials = self._report_to
         if url is not None and credentials is not None:
             return Reporter(url, credentials, self.report, self._obey, REPORT_INTERVAL_S)
+        if self._elsewhere:
+            logger.info("stream_not_of_this_transfer", extra={"urls": list(self.urls)})
+            return None
         return Reporter.from_environment(self.report, self._obey)
 
     def _obey(self, reply: Reply) -> None:

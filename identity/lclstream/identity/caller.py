@@ -26,6 +26,8 @@ class Peer:
     """`uid:<UID>` or `cn:<CN>`."""
     subject: tuple[tuple[str, str], ...]
     """Attributes by OpenSSL long name, in the certificate's order, repeated ones kept."""
+    issuer: tuple[tuple[str, str], ...]
+    """Of the authority that says so; several authorities may know the same name."""
     serial: int
     not_after: datetime.datetime
     cipher: str = ""

@@ -11,7 +11,7 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -41,11 +41,16 @@ def verified_peer(connection: ssl.SSLObject) -> Peer:
     not_after = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
     return Peer(
         name=caller_name(certificate),
-        subject=tuple(pair for rdn in certificate["subject"] for pair in rdn),
+        subject=_attributes(certificate["subject"]),
+        issuer=_attributes(certificate["issuer"]),
         serial=int(str(certificate["serialNumber"]), 16),
         not_after=datetime.datetime.fromtimestamp(not_after, datetime.UTC),
         cipher=" ".join(str(part) for part in connection.cipher() or ()),
     )
+
+
+def _attributes(name: Iterable[Iterable[tuple[str, str]]]) -> tuple[tuple[str, str], ...]:
+    return tuple(pair for rdn in name for pair in rdn)
 
 
 class IdentifiedApplication:
@@ -79,6 +84,10 @@ class IdentifiedApplication:
                 scope.setdefault("extensions", {})[PEER_KEY] = self._peer
                 scope["extensions"]["tls"] = self._tls()
                 await self._app(scope, receive, counted)
+        except Exception:
+            # The server answers so, unless an answer had begun.
+            status = status or 500
+            raise
         finally:
             access.info("request", extra=self._line(scope, status, time.monotonic() - began))
 
