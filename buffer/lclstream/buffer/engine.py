@@ -203,7 +203,8 @@ class Engine:
         except BlockingIOError:
             return
         except OSError as error:
-            self.counters.producers_broken += 1
+            # A probe that resets its connection takes nothing with it.
+            self.counters.producers_broken += bool(producer.tally.messages)
             self._producer_left(producer, str(error))
         else:
             self._last_activity = producer.moved_at = self._now
