@@ -92,6 +92,14 @@ def job_routes(access: Access) -> APIRouter:
         await supervisor.refresh(job)
         return job.jobid
 
+    def step_of_key(owner: str, key: str) -> list[JobStepInfo]:
+        # Not from the index, which may not have seen a job that was made a moment ago.
+        jobid = control.find(owner, key)
+        if jobid is None:
+            return []
+        job = control.store.get(jobid)
+        return [job.step(job.history()[-1])]
+
     @router.get("/jobs")
     async def list_jobs(
         caller: CallerDep,
@@ -101,13 +109,13 @@ def job_routes(access: Access) -> APIRouter:
         state: JobState | None = None,
         key: str | None = None,
     ) -> list[JobStepInfo]:
-        """Return the last step of each job, newest first."""
+        """Return the last step of each job, newest first; of one job if a key names it."""
+        if key is not None:
+            return await supervisor.in_thread(step_of_key, caller.name, key)
         found = [
             entry
             for entry in access.entries(caller)
-            if backend in {None, entry.backend}
-            and state in {None, entry.last.state}
-            and (key is None or control.find(caller.name, key) == entry.job.jobid)
+            if backend in {None, entry.backend} and state in {None, entry.last.state}
         ]
         end = None if limit is None else index + limit
         return [entry.job.step(entry.last) for entry in found[index:end]]
