@@ -426,6 +426,29 @@ def test_a_job_that_is_restarted_in_time_is_the_new_run() -> None:
     assert bench.t.job(PRODUCER).state is S.ACTIVE
 
 
+def test_a_restart_that_has_ended_already_needs_no_cancel() -> None:
+    bench = Bench().streaming()
+    bench.do(CancelAsked(reason="asked", at_once=True))
+    bench.job(PRODUCER, S.CANCELED)
+    assert bench.job(PRODUCER, S.COMPLETED, ndx=2) == []
+
+
+def test_buffer_that_ends_before_any_producer_was_started() -> None:
+    bench = Bench()
+    bench.start(Role.BUFFER)
+    bench.job(BUFFER, S.QUEUED, S.ACTIVE, S.COMPLETED)
+    assert bench.phase() is Phase.FAILED
+    assert bench.t.reason == "the buffer ended before any producer was started"
+
+
+def test_producer_that_ends_badly_while_draining() -> None:
+    bench = Bench().streaming()
+    bench.do(DrainAsked())
+    bench.job(PRODUCER, S.FAILED, info="1")
+    assert bench.phase() is Phase.FAILING
+    assert bench.t.reason == "producer failed: 1"
+
+
 def test_drain_by_request() -> None:
     bench = Bench().streaming()
     assert bench.do(DrainAsked()) == []

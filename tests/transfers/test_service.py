@@ -1,11 +1,13 @@
 """The service with everything real: mTLS, jobs, buffer, streamer, plain NNG consumers."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from tests.transfers.world import (
     Service,
+    World,
     counts,
     internal,
     paced,
@@ -15,10 +17,11 @@ from tests.transfers.world import (
     wait_phase,
 )
 
-from lclstream.core.errors import ConflictError, InvalidConfigError, NotFoundError
+from lclstream.core.errors import BackendError, ConflictError, InvalidConfigError, NotFoundError
+from lclstream.core.ledger import Report
 from lclstream.identity.client import sync_client
 from lclstream.jobs.states import JobState
-from lclstream.transfers.client import TransfersClient
+from lclstream.transfers.client import AsyncTransfersClient, TransfersClient
 from lclstream.transfers.states import Phase
 
 pytestmark = pytest.mark.timeout(180)
@@ -242,3 +245,37 @@ def test_long_poll(mona: TransfersClient) -> None:
     mona.cancel(info.id)
     assert mona.wait(info.id, info.version, 30).phase is Phase.CANCELED
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.anyio
+async def test_asynchronous_client(service: Service) -> None:
+    async with AsyncTransfersClient(service.url, service.world.identity("mona")) as mona:
+        status = await mona.create({"streamer": internal(), "hold": True}, key="async")
+        info = await mona.lease(status.id, holder="me", generation=1)
+        assert info.lease is not None
+        assert status.id in [each.id for each in await mona.list(limit=5)]
+        with pytest.raises(ConflictError, match="cannot drain in state 'requested'"):
+            await mona.drain(status.id)
+        with pytest.raises(NotFoundError):
+            await mona.logs(status.id, "1.0")
+        report = Report(hop="consumer", peer="laptop")
+        assert (await mona.report(status.id, report)).command == "continue"
+        waiting = asyncio.create_task(mona.wait(status.id, info.version, 30))
+        await mona.cancel(status.id, now=True)
+        assert (await waiting).phase is Phase.CANCELED
+        with pytest.raises(ConflictError):
+            await mona.start(status.id, {"role": "buffer"})
+        assert (await mona.get(status.id)).reason == "canceled by uid:mona"
+
+
+def test_bare_request_whose_buffer_does_not_come_up(world: World) -> None:
+    broken = world.script("broken-at-once", "#!/bin/sh\nexit 3\n")
+    sites = [world.site("broken", lclstream=broken)]
+    with (
+        world.service("bare", sites) as other,
+        other.client() as mona,
+        sync_client(world.identity("mona"), other.url) as http,
+    ):
+        with pytest.raises(BackendError, match=r"^transfer 1 did not start: buffer failed: 3$"):
+            http.post("/v1/transfers", json=internal(), timeout=60)
+        assert mona.get(1).phase is Phase.FAILED
