@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,10 @@ def add_commands(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "analyse",
         help="find Bragg peaks in a stream, merge and verify results",
-        description="Consumers of a stream that look at its events. Several may pull from one "
-        "stream at the same time and write into one folder; each event goes to one of them.",
+        description=textwrap.fill(
+            "Consumers of a stream that look at its events. Several may pull from one "
+            "stream at the same time and write into one folder; each event goes to one of them."
+        ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -32,9 +33,11 @@ def _add_pull(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "pull",
         help="receive a stream as a tar file on stdout",
-        description="Receive the messages of a stream to its end and write each as one member of "
-        "a tar file on stdout. SIGINT and SIGTERM end it early with a complete tar. Without URL, "
-        "inside a job of a transfer, it pulls from that transfer and reports to it.",
+        description=textwrap.fill(
+            "Receive the messages of a stream to its end and write each as one member of "
+            "a tar file on stdout. SIGINT and SIGTERM end it early with a complete tar. Without URL, "
+            "inside a job of a transfer, it pulls from that transfer and reports to it."
+        ),
         epilog=PULL_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -63,8 +66,10 @@ def _add_push(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "push",
         help="send files into a stream",
-        description="Send each file as one message. Ends with 0 only when every byte has "
-        "arrived at the other side.",
+        description=textwrap.fill(
+            "Send each file as one message. Ends with 0 only when every byte has "
+            "arrived at the other side."
+        ),
         epilog=PUSH_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -92,10 +97,12 @@ def _add_get(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "get",
         help="ask for a transfer and receive all of it as a tar file",
-        description="Ask the transfers service to stream what a configuration says, and write "
-        "each message as one member of a tar file on stdout. Ends with 0 only when the service "
-        "confirms that everything has arrived. SIGINT, SIGTERM, or closing the pipe cancels "
-        "the transfer.",
+        description=textwrap.fill(
+            "Ask the transfers service to stream what a configuration says, and write "
+            "each message as one member of a tar file on stdout. Ends with 0 only when the service "
+            "confirms that everything has arrived. SIGINT, SIGTERM, or closing the pipe cancels "
+            "the transfer."
+        ),
         epilog=GET_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 CommandGroup = argparse._SubParsersAction  # noqa: SLF001 - argparse gives it no public name
@@ -20,9 +21,11 @@ def add_commands(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "identity",
         help="make keys and certificates for services and people",
-        description="Make, show and revoke the certificates that say who is who. An authority is "
-        "a folder with a signing key; every service and person gets a folder of its own with a "
-        "key, a certificate, and the authorities that they trust.",
+        description=textwrap.fill(
+            "Make, show and revoke the certificates that say who is who. An authority is "
+            "a folder with a signing key; every service and person gets a folder of its own with a "
+            "key, a certificate, and the authorities that they trust."
+        ),
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
