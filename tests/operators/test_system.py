@@ -1,5 +1,6 @@
 """The DAG in a real Airflow: what people and crashes do to it, and what is left afterwards."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ DAG = "stream_on_run_start"
 # Slow enough that everything here happens while it streams.
 SLOW: dict[str, Any] = {"events": 4000, "rate_hz": 20.0}
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +35,12 @@ def airflow(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         dags=ROOT / "dags",
         plugins=ROOT / "plugins",
         identity=world.web,
-        connections={"lclstream": world.connection},
     ) as started:
+        extra = json.dumps(world.connection["extra"])
+        made = {**world.connection, "connection_id": "lclstream", "extra": extra}
+        tried = started.call("POST", "/connections/test", made)
+        assert tried == {"status": True, "message": "the transfers service answered"}
+        started.call("POST", "/connections", made)
         started.wait_dag(DAG)
         yield started
 

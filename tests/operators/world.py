@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -165,8 +165,3 @@ def assert_nothing_is_left(client: TransfersClient, transfer: int, timeout_s: fl
     )
     assert all(job.state.value in ("completed", "failed", "canceled") for job in info.jobs)
     wait_until(lambda: not processes_of(transfer), f"no process of {transfer} is left", 5.0)
-
-
-def connection_variables(world: World) -> Mapping[str, Any]:
-    """Return Airflow's connections to the services."""
-    return {"lclstream": world.connection}

@@ -98,7 +98,7 @@ class StopTransferOperator(TransferOperator):
     """End the transfer, whatever state it and the other tasks are in: the teardown of a DAG.
 
     Cancels what has not ended, waits until nothing of it runs any more, and sends the outcome
-    to the Elog. Fails at the end if the transfer did not complete or another task was not
+    to the Elog. Fails at the end if the transfer did not complete or a task before was not
     successful: that is what makes the DAG run fail, also when somebody had marked it.
     """
 
@@ -160,13 +160,21 @@ class StopTransferOperator(TransferOperator):
         ).post(info)
 
     def _faults(self, context: Any, info: TransferInfo) -> str:
-        ti = context["ti"]
-        states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
-        unclean = [
-            f"task {task} is {state}"
-            for task, state in sorted(states.items())
-            if task != ti.task_id and state != "success"
-        ]
+        faults = []
         if info.phase is not Phase.COMPLETED:
-            unclean.insert(0, f"{info.phase}: {info.reason or 'no reason given'}")
-        return "; ".join(unclean)
+            faults.append(f"{info.phase}: {info.reason or 'no reason given'}")
+        # A task that was skipped had no part in it; if it was needed, the phase says so.
+        for task, state in sorted(self._states_before(context["ti"]).items()):
+            if state not in ("success", "skipped"):
+                faults.append(f"task {task} is {state}")
+        return "; ".join(faults)
+
+    def _states_before(self, ti: Any) -> dict[str, str | None]:
+        """Return the states of the tasks that this one comes after, by id and map index."""
+        states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
+        before = self.get_flat_relative_ids(upstream=True)
+        return {
+            key: state
+            for key, state in states.items()
+            if key in before or key.rpartition("_")[0] in before
+        }
