@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +66,15 @@ def test_cancel_of_a_reservation(
     code, text = run(capsys, "watch", number.strip())
     assert code == 1
     assert "reason   canceled by uid:mona" in text
+
+
+def test_clients_need_no_server_libraries() -> None:
+    absent = ["fastapi", "starlette", "uvicorn", "sqlalchemy", "numpy", "h5py", "pynng"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "import lclstream.transfers.cli, lclstream.transfers.client"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_wrong_configuration_exits_with_2(

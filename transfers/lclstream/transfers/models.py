@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Field, RootModel, field_validator
 
 from lclstream.core.ledger import TallyModel
 from lclstream.core.models import StrictModel, near
-from lclstream.jobs.models import ResourceSpec
 from lclstream.jobs.states import JobState
 from lclstream.streamer.config import Parameters
 from lclstream.transfers.record import Role
@@ -34,6 +33,9 @@ def without_reserved(environment: dict[str, str]) -> dict[str, str]:
 
 def checked_resources(values: dict[str, Any]) -> dict[str, Any]:
     """Refuse what is not a field of `ResourceSpec`, which itself passes over unknown ones."""
+    # The jobs' models lead to the web framework, which a client of this service may lack.
+    from lclstream.jobs.models import ResourceSpec
+
     known = sorted(ResourceSpec.model_fields)
     for name in values:
         if name not in known:
