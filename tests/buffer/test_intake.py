@@ -61,7 +61,7 @@ def test_messages_come_out_as_they_went_in(sizes: list[int], cuts: list[int], ke
     messages = [message(i, size) for i, size in enumerate(sizes)]
     data = b"".join(header(len(one)) + one for one in messages)
     memory = Memory(64 * MIB)
-    intake = Intake(lambda size: memory.take(size, stuck=True), MIB)
+    intake = Intake(lambda size: memory.take(size, stuck=True), MIB, memory.zeros)
     kept: list[Segment] = []
     received: list[bytes] = []
     total = Tally()
@@ -99,7 +99,7 @@ def release_all(segments: Iterator[Segment]) -> None:
 
 def test_idle_connection_holds_no_memory() -> None:
     memory = Memory(MIB)
-    intake = Intake(lambda size: memory.take(size, stuck=False), MIB)
+    intake = Intake(lambda size: memory.take(size, stuck=False), MIB, memory.zeros)
     for segment in feed(intake, (header(5) + b"hello") * 3, [1 << 20]):
         # Queued: the chunk is needed.
         assert memory.held_bytes == CHUNK_BYTES
@@ -111,7 +111,7 @@ def test_idle_connection_holds_no_memory() -> None:
 
 def test_no_memory_means_wait() -> None:
     memory = Memory(CHUNK_BYTES)
-    intake = Intake(lambda size: memory.take(size, stuck=False), MIB)
+    intake = Intake(lambda size: memory.take(size, stuck=False), MIB, memory.zeros)
     other = memory.take(1, stuck=False)
     assert other is not None
     assert intake.space() is None
@@ -123,7 +123,9 @@ def test_no_memory_means_wait() -> None:
 def test_large_message_waits_for_its_memory_and_keeps_what_has_come(after_large: bool) -> None:
     memory = Memory(64 * MIB)
     is_full = False
-    intake = Intake(lambda size: None if is_full else memory.take(size, stuck=False), MIB)
+    intake = Intake(
+        lambda size: None if is_full else memory.take(size, stuck=False), MIB, memory.zeros
+    )
     if after_large:
         release_all(feed(intake, header(LARGE_BYTES * 3) + bytes(LARGE_BYTES * 3), [1 << 20]))
     data = header(MIB) + message(7, MIB)
@@ -145,7 +147,7 @@ def test_large_message_waits_for_its_memory_and_keeps_what_has_come(after_large:
 @pytest.mark.parametrize("after_large", [False, True])
 def test_claims_are_checked_before_any_memory_is_taken(claim: int, after_large: bool) -> None:
     memory = Memory(4 * MIB)
-    intake = Intake(lambda size: memory.take(size, stuck=False), MIB)
+    intake = Intake(lambda size: memory.take(size, stuck=False), MIB, memory.zeros)
     start = header(LARGE_BYTES * 3) + bytes(LARGE_BYTES * 3) if after_large else b""
     release_all(feed(intake, start + header(claim), [1 << 20]))
     assert str(intake.fault) == f"a message of {claim} bytes is above the limit of {MIB}"

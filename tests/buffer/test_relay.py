@@ -204,6 +204,18 @@ def test_stalled_consumer_stops_producers_and_memory_stays_bounded() -> None:
     assert (after - before) * 1024 < memory_bytes + 20 * MIB
 
 
+def test_tiny_messages_cost_no_more_than_their_bytes() -> None:
+    with Buffer(QUICK) as buffer, connect(buffer.push_urls[0], PUSH_HANDSHAKE) as producer:
+        sent = 0
+        while sent < 1000:
+            producer.sendall(b"\0\0\0\0\0\0\0\x01x")
+            sent += 1
+            # Each comes in alone.
+            until(lambda: buffer.statistics().received.messages == sent)
+        assert len(buffer._engine._queue._segments) == 1
+        assert buffer.statistics().held_bytes == CHUNK_BYTES
+
+
 def settled(read: Callable[[], int]) -> int:
     """Return a number once it has not changed for a while."""
     last, since = read(), time.monotonic()
@@ -354,8 +366,8 @@ def test_n6_connected_producers_finish_and_new_ones_are_refused() -> None:
         received: list[bytes] = []
         with in_thread(lambda: received.extend(pull_all(buffer))):
             buffer.drain()
-            until(lambda: buffer.statistics().state == BufferState.DRAINING)
-            assert refuses(buffer.push_urls[0])
+            until(lambda: refuses(buffer.push_urls[0]))
+            assert buffer.statistics().state == BufferState.DRAINING
             for _ in range(50):
                 push.send(bytes(100_000))
             push.close()

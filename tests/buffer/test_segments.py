@@ -93,3 +93,22 @@ def test_idle_outlet_has_nothing_to_write() -> None:
     queue.leave(outlet)
     queue.leave(outlet)
     assert not list(queue.matches())
+
+
+def test_what_lies_behind_a_waiting_segment_joins_it() -> None:
+    memory, queue, outlet = Memory(16 * MIB), Queue(), Outlet()
+    whole = segment(memory, [b"a", b"bb", b"ccc"])
+    first = Segment(whole.block, 0, 9, tally([b"a"]))
+    queue.put(first)
+    second = Segment(whole.block, 9, 19, tally([b"bb"]))
+    assert queue.extend(first, second)
+    assert (queue.messages, queue.bytes, first.end) == (2, 3, 19)
+    queue.ready(outlet)
+    assert list(queue.matches()) == [outlet]
+    # Its end is settled now.
+    third = Segment(whole.block, 19, 30, tally([b"ccc"]))
+    assert not queue.extend(first, third)
+    assert outlet.written(19) == tally([b"a", b"bb"])
+    for held in (third, whole):
+        held.release()
+    assert memory.held_bytes == 0

@@ -160,7 +160,7 @@ class Engine:
         """Take over a connection that has completed its handshake."""
         self._last_activity = self._now
         if newcomer.side is Side.IN:
-            intake = Intake(self._take, self._config.max_message_bytes)
+            intake = Intake(self._take, self._config.max_message_bytes, self._memory.zeros)
             producer = Producer(
                 sock=newcomer.sock, address=newcomer.address, since=self._now, intake=intake
             )
@@ -221,7 +221,9 @@ class Engine:
             self.counters.producers_seen += 1
         producer.tally.merge(segment.tally)
         self.received.merge(segment.tally)
-        self._queue.put(segment)
+        if producer.last is None or not self._queue.extend(producer.last, segment):
+            self._queue.put(segment)
+            producer.last = segment
         self._dispatch()
 
     def _producer_left(self, producer: Producer, problem: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from lclstream.buffer.memory import CHUNK_BYTES, Block
 from lclstream.buffer.segments import Segment
 from lclstream.buffer.sp import HEADER, HEADER_BYTES, LARGE_BYTES, check_size, walk
-from lclstream.core.ledger import Tally, digest64
+from lclstream.core.ledger import Payload, Tally
 
 if TYPE_CHECKING:
     from lclstream.core.errors import DecodeError
@@ -46,12 +46,14 @@ class Intake:
     Args:
         take: returns a block of at least so many bytes, with a reference, or None.
         max_message_bytes: a header that claims more is refused before anything is allocated.
+        zeros: a block that begins with zeros and stays.
     """
 
-    def __init__(self, take: Take, max_message_bytes: int) -> None:
+    def __init__(self, take: Take, max_message_bytes: int, zeros: Block) -> None:
         self.fault: DecodeError | None = None
         """Why nothing that follows can be understood."""
         self._take = take
+        self._zeros = zeros
         self._max_message_bytes = max_message_bytes
         self._mode = Mode.CHUNK
         self._block: Block | None = None
@@ -90,8 +92,7 @@ class Intake:
         If `fault` is set afterwards the connection is of no more use.
         """
         if self._mode is Mode.HEADER:
-            self._filled_header(count)
-            return None
+            return self._filled_header(count)
         self._end += count
         return self._filled_body() if self._mode is Mode.BODY else self._filled_chunk()
 
@@ -101,25 +102,28 @@ class Intake:
             self._block.release()
             self._block = None
 
-    def _filled_header(self, count: int) -> None:
+    def _filled_header(self, count: int) -> Segment | None:
         self._header_end += count
         if self._header_end < HEADER_BYTES:
-            return
+            return None
         (size,) = HEADER.unpack(self._header)
         self.fault = check_size(size, self._max_message_bytes)
+        if not size:
+            # It is whole already, and needs no memory.
+            self._reset(Mode.CHUNK)
+            return Segment(self._zeros, 0, HEADER_BYTES, one_message(b""))
         if size >= LARGE_BYTES:
             self._mode, self._wanted_body = Mode.BODY, size
         else:
             self._mode = Mode.CHUNK
+        return None
 
     def _filled_body(self) -> Segment | None:
         if self._end < self._body_end:
             return None
         block, end = self._block, self._end
         assert block is not None  # noqa: S101
-        tally = Tally()
-        tally.add_counted(end - HEADER_BYTES, digest64(block.view[HEADER_BYTES:end]))
-        segment = Segment(block, 0, end, tally)
+        segment = Segment(block, 0, end, one_message(block.view[HEADER_BYTES:end]))
         self._reset(Mode.HEADER)
         return segment
 
@@ -186,3 +190,10 @@ class Intake:
         self._start, self._end, self._header_end = 0, len(here), 0
         self.close()
         self._block = block
+
+
+def one_message(payload: Payload) -> Tally:
+    """Return the tally of a single message."""
+    tally = Tally()
+    tally.add(payload)
+    return tally

@@ -70,6 +70,9 @@ class Memory:
         self.capacity_bytes = capacity_bytes
         self.held_bytes = 0
         self.peak_bytes = 0
+        self.zeros = Block(self, mmap.PAGESIZE)
+        """A page of zeros that is always held and not counted: the header of an empty message."""
+        self.zeros.hold()
         self._free: defaultdict[int, list[Block]] = defaultdict(list)
         self._free_bytes = 0
 
@@ -102,6 +105,7 @@ class Memory:
 
     def close(self) -> None:
         """Give all kept blocks to the system."""
+        self.zeros.free()
         for block in self._kept():
             block.free()
         self._free.clear()

@@ -79,6 +79,8 @@ class Producer(Peer):
     """A connection that messages come from."""
 
     intake: Intake
+    last: Segment | None = None
+    """What came in last."""
     moved_at: float = 0.0
     """When a byte last came."""
 

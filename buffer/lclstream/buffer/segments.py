@@ -11,7 +11,7 @@ from lclstream.core.ledger import MODULUS, Tally, digest64
 class Segment:
     """Whole messages, headers included, in one block; holds a reference to it."""
 
-    __slots__ = ("block", "end", "start", "tally")
+    __slots__ = ("block", "end", "queued", "start", "tally")
 
     def __init__(self, block: Block, start: int, end: int, tally: Tally) -> None:
         block.hold()
@@ -19,6 +19,8 @@ class Segment:
         self.start = start
         self.end = end
         self.tally = tally
+        self.queued = False
+        """Whether it waits in the queue."""
 
     def release(self) -> None:
         """Let the memory go."""
@@ -120,12 +122,28 @@ class Queue:
     def put(self, segment: Segment) -> None:
         """Append a segment that came in."""
         self._segments.append(segment)
-        self._count(segment)
+        segment.queued = True
+        self._count(segment.tally)
+
+    def extend(self, waiting: Segment, segment: Segment) -> bool:
+        """Let one that came in join one that waits, if it lies right behind it.
+
+        Without that a stalled stream of tiny messages would need more memory for the segments
+        than for the messages.
+        """
+        if not waiting.queued or waiting.block is not segment.block or waiting.end != segment.start:
+            return False
+        waiting.end = segment.end
+        waiting.tally.merge(segment.tally)
+        self._count(segment.tally)
+        segment.release()
+        return True
 
     def put_back(self, segment: Segment) -> None:
         """Put what a consumer did not take before all others."""
         self._segments.appendleft(segment)
-        self._count(segment)
+        segment.queued = True
+        self._count(segment.tally)
 
     def ready(self, outlet: Outlet) -> None:
         """Take note of a consumer that has nothing to write."""
@@ -140,6 +158,7 @@ class Queue:
         """Give segments to idle consumers; yield each consumer that got one."""
         while self._segments and self._idle:
             segment = self._segments.popleft()
+            segment.queued = False
             self.messages -= segment.tally.messages
             self.bytes -= segment.tally.bytes
             self.writing += 1
@@ -156,12 +175,13 @@ class Queue:
         dropped = Tally()
         for segment in self._segments:
             dropped.merge(segment.tally)
+            segment.queued = False
             segment.release()
         self._segments.clear()
         self.messages = self.bytes = 0
         return dropped
 
-    def _count(self, segment: Segment) -> None:
-        self.messages += segment.tally.messages
-        self.bytes += segment.tally.bytes
+    def _count(self, tally: Tally) -> None:
+        self.messages += tally.messages
+        self.bytes += tally.bytes
         self.peak_bytes = max(self.peak_bytes, self.bytes)
