@@ -1,6 +1,7 @@
 """`lclstream buffer serve` as a process of its own."""
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -121,6 +122,14 @@ def test_second_sigterm_ends_at_once(tmp_path: Path) -> None:
     assert report["reason"] == "SIGTERM again"
 
 
+@pytest.fixture
+def logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command sends the logs to the standard error of the moment."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+
+
+@pytest.mark.usefixtures("logs_stay_as_they_are")
 def test_taken_port_is_a_wrong_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +141,7 @@ def test_taken_port_is_a_wrong_configuration(
     assert not (tmp_path / "ready").exists()
 
 
+@pytest.mark.usefixtures("logs_stay_as_they_are")
 def test_wrong_values_are_all_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["buffer", "serve", "--grace", "-1", "--max-idle", "-2"]) == 2
     errors = capsys.readouterr().err

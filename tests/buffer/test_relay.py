@@ -204,6 +204,10 @@ def test_stalled_consumer_stops_producers_and_memory_stays_bounded() -> None:
     assert (after - before) * 1024 < memory_bytes + 20 * MIB
 
 
+def has_received(buffer: Buffer, count: int) -> bool:
+    return buffer.statistics().received.messages == count
+
+
 def test_tiny_messages_cost_no_more_than_their_bytes() -> None:
     with Buffer(QUICK) as buffer, connect(buffer.push_urls[0], PUSH_HANDSHAKE) as producer:
         sent = 0
@@ -211,7 +215,7 @@ def test_tiny_messages_cost_no_more_than_their_bytes() -> None:
             producer.sendall(b"\0\0\0\0\0\0\0\x01x")
             sent += 1
             # Each comes in alone.
-            until(lambda: buffer.statistics().received.messages == sent)
+            until(partial(has_received, buffer, sent))
         assert len(buffer._engine._queue._segments) == 1
         assert buffer.statistics().held_bytes == CHUNK_BYTES
 
