@@ -75,8 +75,8 @@ async def test_callbacks_come_soon(mona: JobsClient, receiver: Receiver) -> None
         float(each.headers[signing.TIMESTAMP]) - row.updated
         for each, row in zip(receiver.got, rows[1:], strict=True)
     ]
-    # A look every 0.2 s, and what a busy test machine adds.
-    assert max(late) < 1.0
+    # A look every 0.2 s, and what a busy test machine adds; asking the backend is slower.
+    assert max(late) < 3.0
     await mona.cancel(jobid)
     await mona.wait(jobid)
 

@@ -55,6 +55,7 @@ def test_unknown_resource_is_ignored() -> None:
         {"cb_headers": {"Host": "elsewhere"}},
         {"cb_headers": {"X-A": "a\r\nX-B: b"}},
         {"cb_headers": {"X A": "a"}},
+        {"cb_headers": {"X-A": "ä"}},
         {"resources": {"process_count": 2, "processes_per_node": 2}},
         {"resources": {"duration": 0}},
     ],

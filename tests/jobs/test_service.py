@@ -21,6 +21,7 @@ from lclstream.core.errors import (
     TooLargeError,
     UnavailableError,
 )
+from lclstream.identity.authority import Authority
 from lclstream.identity.client import client
 from lclstream.identity.tls import client_context
 from lclstream.jobs import layout, processes
@@ -202,6 +203,23 @@ async def test_jobs_belong_to_who_made_them(
         assert [step.jobid for step in await admin.list()] == [jobid]
         await admin.cancel(jobid)
     assert (await mona.wait(jobid)).state is S.CANCELED
+
+
+async def test_a_job_may_not_make_jobs(service: JobsService, identities: Path) -> None:
+    authority = Authority.load(identities / "authority")
+    authority.issue_job("job:transfer-1:consumer", hours=1, server=False).save(identities / "job")
+    async with JobsClient(service.url, identities / "job") as job:
+        for attempt in (job.create(spec("true")), job.list(), job.find("k"), job.state("1.5")):
+            with pytest.raises(NotAuthorizedError, match="is a job and may not use"):
+                await attempt
+
+
+async def test_key_of_a_removed_job_is_free(mona: JobsClient, service: JobsService) -> None:
+    jobid = await mona.create(spec("true"), key="k")
+    store = service.supervisor.control.store
+    store.remove(store.get(jobid))
+    assert await mona.find("k") is None
+    assert await mona.create(spec("true"), key="k") != jobid
 
 
 async def test_key_names_one_job(mona: JobsClient, oskar: JobsClient) -> None:

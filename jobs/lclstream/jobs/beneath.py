@@ -42,7 +42,8 @@ class Beneath:
 
     def __enter__(self) -> "Beneath":
         try:
-            self._handle = os.open(self.root, FOLDER_FLAGS)
+            # The root itself is the site's choice, and may well be a link.
+            self._handle = os.open(self.root, FOLDER_FLAGS & ~os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError("the directory of the job does not exist") from None
         return self

@@ -15,6 +15,7 @@ from lclstream.core.errors import (
     ConflictError,
     IllegalTransitionError,
     InvalidConfigError,
+    NotFoundError,
     RequestError,
     SchedulerError,
     SubmitError,
@@ -88,10 +89,8 @@ class JobControl:
         complete = spec.model_copy(update={"attributes": backend.options(spec)})
         extra = ExtraInfo(backend=self.config.backends[spec.backend])
         with self._key_lock:
-            known = self._keys.get((owner, key)) if key is not None else None
-            if known is not None:
-                job = self.store.get(known)
-            else:
+            job = self._known(owner, key)
+            if job is None:
                 job = self.store.create(complete, extra, owner, key=key, submit=submit)
                 if key is not None:
                     self._keys[owner, key] = job.jobid
@@ -113,10 +112,20 @@ class JobControl:
             with self._key_lock:
                 self._keys[job.owner, key] = job.jobid
 
-    def find(self, owner: str, key: str) -> str | None:
-        """Return the id of the job that an owner made with a key."""
+    def find(self, owner: str, key: str) -> Job | None:
+        """Return the job that an owner made with a key."""
         with self._key_lock:
-            return self._keys.get((owner, key))
+            return self._known(owner, key)
+
+    def _known(self, owner: str, key: str | None) -> Job | None:
+        jobid = self._keys.get((owner, key)) if key is not None else None
+        if jobid is None:
+            return None
+        try:
+            return self.store.get(jobid)
+        except NotFoundError:
+            # It was removed: the key is free again.
+            return None
 
     def start(self, job: Job, jobndx: int | None = None) -> None:
         """Start a run.
@@ -194,8 +203,13 @@ class JobControl:
         # Written without the lock: a submission that hangs holds it, and looks here afterwards.
         job.prepare()
         layout.cancel_mark(job.folder, jobndx).touch(mode=0o600)
-        logger.info("cancel_asked", extra={"jobid": job.jobid, "jobndx": jobndx})
-        self.advance(job)
+        log = {"jobid": job.jobid, "jobndx": jobndx}
+        logger.info("cancel_asked", extra=log)
+        try:
+            self.advance(job)
+        except SchedulerError as error:
+            # The mark stays, so it is done when the batch system answers again.
+            logger.warning("cancel_postponed", extra={**log, "reason": str(error)})
 
     def advance(self, job: Job, *, is_resumed: bool = False) -> None:
         """Go on with what was asked for: submit a run that is due, end one that shall end.

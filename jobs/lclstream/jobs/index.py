@@ -1,7 +1,6 @@
 """What the service knows of all jobs without opening their folders again and again."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,16 +49,20 @@ class Entry:
 class JobIndex:
     """All jobs of a store, followed by the change times of their files.
 
-    Only one thread may call its methods at a time.
+    Only one thread at a time may call the methods that read files.
     """
 
     store: JobStore
     entries: dict[str, Entry] = field(default_factory=dict)
     _folder_time: int = -1
 
-    def newest_first(self) -> Iterator[Entry]:
-        """Yield all entries."""
-        return iter(sorted(self.entries.values(), key=lambda e: float(e.job.jobid), reverse=True))
+    def all(self) -> list[Entry]:
+        """Return all entries; may be called while another thread scans."""
+        return list(self.entries.values())
+
+    def newest_first(self) -> list[Entry]:
+        """Return all entries in the order of psik-api."""
+        return sorted(self.all(), key=lambda entry: float(entry.job.jobid), reverse=True)
 
     def scan(self, *, thorough: bool) -> list[Entry]:
         """Return the entries that are new or have changed.
@@ -79,7 +82,7 @@ class JobIndex:
                 for jobid in sorted(known - self.entries.keys())
                 if (found := self._load(Job(self.store.prefix / jobid)))
             ]
-        for entry in list(self.entries.values()):
+        for entry in self.all():
             if (thorough or entry.is_live) and self.refresh(entry):
                 changed.append(entry)
         return changed

@@ -114,7 +114,9 @@ class JobSpec(StrictModel):
     @field_validator("cb_headers")
     @classmethod
     def _are_headers(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
+        for name, text in value.items():
+            if not text.isascii():
+                raise ValueError(f"the value of the header {name!r} must be ASCII")
             if not re.fullmatch(r"[A-Za-z0-9-]+", name) or name.lower() in RESERVED_HEADERS:
                 raise ValueError(f"{name!r} cannot be a header of a callback")
         return value

@@ -13,7 +13,12 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, File, Header, HTTPException, Query, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
 
-from lclstream.core.errors import InvalidConfigError, NotFoundError, RequestError
+from lclstream.core.errors import (
+    InvalidConfigError,
+    NotAuthorizedError,
+    NotFoundError,
+    RequestError,
+)
 from lclstream.core.http import install_error_handlers
 from lclstream.identity.caller import Caller, CallerDep
 from lclstream.identity.roles import SiteRoles
@@ -39,8 +44,14 @@ class Access:
         self.supervisor = supervisor
         self.roles = SiteRoles(admins=supervisor.control.config.admins)
 
+    def admit(self, caller: Caller) -> None:
+        """Refuse jobs: their certificates are for their transfers, not for making more jobs."""
+        if caller.job is not None:
+            raise NotAuthorizedError(f"{caller.name} is a job and may not use the jobs service")
+
     async def job(self, jobid: str, caller: Caller) -> Job:
         """Return a job that the caller may see and change."""
+        self.admit(caller)
         job = await self.supervisor.in_thread(self.supervisor.control.store.get, jobid)
         owner = await self.supervisor.in_thread(lambda: job.owner)
         self.roles.require(caller, owner, f"job {jobid}")
@@ -86,7 +97,8 @@ def job_routes(access: Access) -> APIRouter:
     supervisor, control = access.supervisor, access.supervisor.control
 
     async def create(spec: JobSpec, caller: Caller, key: str | None, *, submit: bool) -> str:
-        job = await supervisor.in_thread(
+        access.admit(caller)
+        job = await supervisor.with_backend(
             lambda: control.create(spec, caller.name, key=key, submit=submit)
         )
         await supervisor.refresh(job)
@@ -94,11 +106,8 @@ def job_routes(access: Access) -> APIRouter:
 
     def step_of_key(owner: str, key: str) -> list[JobStepInfo]:
         # Not from the index, which may not have seen a job that was made a moment ago.
-        jobid = control.find(owner, key)
-        if jobid is None:
-            return []
-        job = control.store.get(jobid)
-        return [job.step(job.history()[-1])]
+        job = control.find(owner, key)
+        return [job.step(job.history()[-1])] if job is not None else []
 
     @router.get("/jobs")
     async def list_jobs(
@@ -110,6 +119,7 @@ def job_routes(access: Access) -> APIRouter:
         key: str | None = None,
     ) -> list[JobStepInfo]:
         """Return the last step of each job, newest first; of one job if a key names it."""
+        access.admit(caller)
         if key is not None:
             return await supervisor.in_thread(step_of_key, caller.name, key)
         found = [
@@ -143,7 +153,7 @@ def job_routes(access: Access) -> APIRouter:
     ) -> None:
         """Start the next run, or the named one unless it was started before."""
         job = await access.job(jobid, caller)
-        await supervisor.in_thread(control.start, job, run)
+        await supervisor.with_backend(control.start, job, run)
         await supervisor.refresh(job)
 
     @router.get("/jobs/{jobid}")
@@ -162,8 +172,9 @@ def job_routes(access: Access) -> APIRouter:
     async def cancel(jobid: str, caller: CallerDep) -> None:
         """Ask the job to end; its state tells when it has."""
         job = await access.job(jobid, caller)
-        await supervisor.in_thread(control.cancel, job)
+        await supervisor.with_backend(control.cancel, job)
         await supervisor.refresh(job)
+        supervisor.hurry(job)
 
     return router
 

@@ -142,7 +142,7 @@ class Run:
         command = self.command()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         log = self.folder / layout.LOG
-        return os.posix_spawn(
+        return os.posix_spawnp(
             command[0],
             command,
             self.environment(),

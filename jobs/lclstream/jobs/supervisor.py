@@ -8,7 +8,7 @@ few seconds, once for all runs of a cluster).
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -35,6 +35,9 @@ a network file system."""
 RESUME_S = 2.0
 """How often a submission is tried that the batch system did not answer."""
 THREADS = 8
+COMMAND_THREADS = 32
+AT_ONCE = 4
+"""Submissions that are tried again at the same moment, for each cluster."""
 
 Result = TypeVar("Result")
 
@@ -50,17 +53,27 @@ class Supervisor:
         self.index = JobIndex(control.store)
         self.outbox = Outbox(control.config, post, self.in_thread)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
+        self._commands = ThreadPoolExecutor(COMMAND_THREADS, thread_name_prefix="jobs-command")
         self._scanning = asyncio.Lock()
+        self._resuming: dict[str, asyncio.Semaphore] = {}
+        self._busy: set[str] = set()
+        self._begun: dict[str, float] = {}
+        self._hurried: set[str] = set()
         self._gone_since: dict[Run, float] = {}
-        self._resumed_at: dict[str, float] = {}
-        self._polled_at: dict[str, float] = {}
-        self._hurried: dict[str, bool] = {}
         self._last_thorough = time.monotonic()
 
     async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function that blocks."""
+        """Call a function that reads or writes files."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: function(*arguments))
+
+    async def with_backend(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function that may wait for a batch system.
+
+        These have threads of their own: a cluster that hangs holds up nothing else.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._commands, lambda: function(*arguments))
 
     async def open(self) -> None:
         """Read all jobs and take up what was left undone."""
@@ -74,11 +87,12 @@ class Supervisor:
     async def close(self) -> None:
         """End all tasks and threads; jobs go on."""
         await self.outbox.close()
+        self._commands.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True)
 
     def live(self) -> int:
         """Return the number of jobs that have not ended."""
-        return sum(entry.is_live for entry in self.index.entries.values())
+        return sum(entry.is_live for entry in self.index.all())
 
     # ---- the history's eye
 
@@ -89,14 +103,18 @@ class Supervisor:
             thorough = now - self._last_thorough >= THOROUGH_SCAN_S
             if thorough:
                 self._last_thorough = now
-            await self.scan(thorough=thorough)
+            try:
+                await self.scan(thorough=thorough)
+            except OSError:
+                # A file system that stutters is no reason to end.
+                logger.exception("scan_failed")
             await asyncio.sleep(SCAN_S)
 
     async def scan(self, *, thorough: bool = False) -> None:
         """Look at the files once and pass on what is new."""
         async with self._scanning:
             changed = await self.in_thread(lambda: self.index.scan(thorough=thorough))
-        for entry in list(self.index.entries.values()) if thorough else changed:
+        for entry in self.index.all() if thorough else changed:
             self.outbox.offer(entry)
 
     async def refresh(self, job: Job) -> None:
@@ -110,62 +128,93 @@ class Supervisor:
 
     async def reconcile(self) -> None:
         """Ask the backends about all runs, for ever."""
-        while True:
-            await self.reconcile_once()
-            await asyncio.sleep(LOCAL_POLL_S / 2)
-
-    async def reconcile_once(self) -> None:
-        """Ask each group of backends whose time has come, and go on with what is due."""
-        live = [entry for entry in self.index.entries.values() if entry.is_live]
-        groups: dict[str, list[Entry]] = {}
-        for entry in live:
-            if entry.is_due:
-                await self._resume(entry)
-            elif entry.backend in self.control.backends:
-                group = self.control.backends[entry.backend].group
-                groups.setdefault(group, []).append(entry)
         async with asyncio.TaskGroup() as tasks:
-            for group, entries in groups.items():
-                tasks.create_task(self._poll_if_time(group, entries), name=f"poll {group}")
+            while True:
+                self._begin_what_is_due(tasks)
+                await asyncio.sleep(LOCAL_POLL_S / 2)
+
+    def _begin_what_is_due(self, tasks: asyncio.TaskGroup) -> None:
+        """Ask each group of backends whose time has come, and go on with what was left undone."""
+        groups: dict[str, list[Entry]] = {}
+        for entry in self.index.all():
+            if entry.is_due:
+                self._begin(tasks, f"resume {entry.job.jobid}", RESUME_S, self._resume, entry)
+            elif entry.is_live and entry.backend in self.control.backends:
+                groups.setdefault(self._group(entry), []).append(entry)
+        for group, entries in groups.items():
+            self._begin(tasks, group, self._interval(group), self._poll_group, entries)
+
+    def _begin(
+        self,
+        tasks: asyncio.TaskGroup,
+        name: str,
+        interval_s: float,
+        work: Callable[..., Coroutine[Any, Any, None]],
+        *arguments: Any,
+    ) -> None:
+        """Begin something unless it still goes on, or went on too short a time ago."""
+        now = time.monotonic()
+        if name in self._busy or now - self._begun.get(name, -interval_s) < interval_s:
+            return
+        self._begun[name] = now
+        self._busy.add(name)
+
+        async def guarded() -> None:
+            try:
+                await work(*arguments)
+            except Exception:
+                # One damaged folder or strange answer must not end the service for all others.
+                logger.exception("supervision_failed", extra={"work": name})
+
+        task = tasks.create_task(guarded(), name=name)
+        task.add_done_callback(lambda _: self._busy.discard(name))
+
+    def _group(self, entry: Entry) -> str:
+        backend = self.control.backends.get(entry.backend)
+        return backend.group if backend is not None else ""
+
+    def _interval(self, group: str) -> float:
+        if group == LOCAL:
+            return LOCAL_POLL_S
+        slow = self.control.config.poll_s
+        return min(slow, HURRIED_POLL_S) if group in self._hurried else slow
+
+    def hurry(self, job: Job) -> None:
+        """Ask a job's backend soon, because something is about to happen to the job."""
+        entry = self.index.entries.get(job.jobid)
+        if entry is not None:
+            self._hurried.add(self._group(entry))
 
     async def _resume(self, entry: Entry) -> None:
         """Go on with a submission or cancellation that did not come to its end."""
-        now = time.monotonic()
         jobid = entry.job.jobid
-        if now - self._resumed_at.get(jobid, -RESUME_S) < RESUME_S:
-            return
-        self._resumed_at[jobid] = now
-        await self._advance(entry, is_resumed=True)
+        async with self._resuming.setdefault(self._group(entry), asyncio.Semaphore(AT_ONCE)):
+            await self._advance(entry, is_resumed=True)
         await self.refresh(entry.job)
         if not entry.is_due:
-            self._resumed_at.pop(jobid, None)
+            self._begun.pop(f"resume {jobid}", None)
 
     async def _advance(self, entry: Entry, *, is_resumed: bool = False) -> None:
         job = entry.job
         try:
-            await self.in_thread(lambda: self.control.advance(job, is_resumed=is_resumed))
+            await self.with_backend(lambda: self.control.advance(job, is_resumed=is_resumed))
         except LclstreamError as error:
             logger.warning("job_not_advanced", extra={"jobid": job.jobid, "reason": str(error)})
-        except Exception:
-            # A damaged folder must not end the service for everybody else.
+        except (OSError, ValueError):
+            # A damaged folder; the other jobs of its group go on.
             logger.exception("job_not_advanced", extra={"jobid": job.jobid})
 
-    async def _poll_if_time(self, group: str, entries: list[Entry]) -> None:
-        interval = LOCAL_POLL_S
-        if group != LOCAL:
-            slow = self.control.config.poll_s
-            hurried = self._hurried.get(group, False)
-            interval = min(slow, HURRIED_POLL_S) if hurried else slow
-        now = time.monotonic()
-        if now - self._polled_at.get(group, -interval) < interval:
-            return
-        self._polled_at[group] = now
+    async def _poll_group(self, entries: list[Entry]) -> None:
+        group = self._group(entries[0])
         try:
-            self._hurried[group] = await self._poll(entries)
+            is_restless = await self._poll(entries)
         except SchedulerError as error:
             logger.warning("scheduler_unreachable", extra={"group": group, "reason": str(error)})
-        except Exception:
-            logger.exception("poll_failed", extra={"group": group})
+            return
+        if is_restless:
+            self._hurried.add(group)
+        else:
+            self._hurried.discard(group)
 
     async def _poll(self, entries: list[Entry]) -> bool:
         """Ask one backend about the runs of its group, and settle those that are gone.
@@ -178,7 +227,7 @@ class Supervisor:
             await self._advance(entry)
         runs = await self.in_thread(self._runs, entries)
         backend = self.control.backends[entries[0].backend]
-        seen = await self.in_thread(backend.poll, list(runs))
+        seen = await self.with_backend(backend.poll, list(runs))
         unsure = False
         for run, sighting in seen.items():
             if sighting.state not in FINAL:

@@ -57,7 +57,7 @@ class LocalBackend:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         console = str(run.folder / layout.LOG / layout.CONSOLE)
         try:
-            pid = os.posix_spawn(
+            pid = os.posix_spawnp(
                 command[0],
                 command,
                 environment.inherited(os.environ),
