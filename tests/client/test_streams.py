@@ -1,6 +1,7 @@
 """Streams from real producers, with reports to a real service."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -294,6 +295,18 @@ def test_service_can_stop_a_reader(in_transfer: Ledger) -> None:
     ):
         list(batches)
     assert not in_transfer.final.ok
+
+
+def test_consumer_that_comes_after_the_end_got_nothing_and_is_well(in_transfer: Ledger) -> None:
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{gone.getsockname()[1]}"
+    in_transfer.reply = Reply(command="drain", reason="the buffer has ended")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LCLSTREAM_URL", url)
+        assert list(stream()) == []
+    assert in_transfer.final.ok
+    assert in_transfer.final.received == Tally().snapshot()
 
 
 def test_final_report_that_does_not_get_through(

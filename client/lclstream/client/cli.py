@@ -35,8 +35,8 @@ def _add_pull(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
         help="receive a stream as a tar file on stdout",
         description=textwrap.fill(
             "Receive the messages of a stream to its end and write each as one member of "
-            "a tar file on stdout. SIGINT and SIGTERM end it early with a complete tar. Without URL, "
-            "inside a job of a transfer, it pulls from that transfer and reports to it."
+            "a tar file on stdout. SIGINT and SIGTERM end it early with a complete tar. Without "
+            "URL, inside a job of a transfer, it pulls from that transfer and reports to it."
         ),
         epilog=PULL_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

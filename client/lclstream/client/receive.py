@@ -106,6 +106,7 @@ class Receiver:
         own = os.environ.get(ENV_URL)
         self._elsewhere = bool(own) and own not in addresses
         self._stopped = ""
+        self._drained = False
         self._farewells = 0
         self._enough_farewells = peers if listen else peers * len(addresses)
         self._tally = Tally()
@@ -183,6 +184,10 @@ class Receiver:
             try:
                 payload = self._pull.recv(LOOK_S)
             except ReceiveTimeoutError:
+                if self._drained and not self._pull.connections:
+                    # The others took all of it before this consumer came.
+                    self.ended = True
+                    raise EndOfStream("the stream had ended already") from None
                 if self._timeout_s and time.monotonic() - silent_since > self._timeout_s:
                     raise ReceiveTimeoutError(f"no message within {self._timeout_s} s") from None
             except EndOfStream:
@@ -258,3 +263,5 @@ class Receiver:
     def _obey(self, reply: Reply) -> None:
         if reply.command == "stop":
             self.stop(f"the transfers service says so: {reply.reason or 'no reason given'}")
+        # To a consumer: the buffer has given out everything and is gone.
+        self._drained = reply.command == "drain"

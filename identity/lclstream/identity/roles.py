@@ -1,12 +1,14 @@
 """Who may do what at a site: owners their own things, administrators everything."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from lclstream.core.errors import NotAuthorizedError
 from lclstream.core.models import StrictModel
-from lclstream.identity.caller import Caller
+
+if TYPE_CHECKING:
+    from lclstream.identity.caller import Caller
 
 CallerName = Annotated[str, Field(pattern="^(uid|cn):.+$")]
 
@@ -19,18 +21,18 @@ class SiteRoles(StrictModel):
     groups: dict[str, frozenset[CallerName]] = Field(default_factory=dict)
     """Members by group; what belongs to `group:<name>` is open to every member."""
 
-    def may(self, caller: Caller, owner: str) -> bool:
+    def may(self, caller: "Caller", owner: str) -> bool:
         """Return whether the caller may read and change what `owner` owns."""
         if caller.name == owner or caller.name in self.admins:
             return True
         kind, _, group = owner.partition(":")
         return kind == "group" and caller.name in self.groups.get(group, frozenset())
 
-    def require(self, caller: Caller, owner: str, what: str = "this") -> None:
+    def require(self, caller: "Caller", owner: str, what: str = "this") -> None:
         """Raise `NotAuthorizedError` unless the caller may act on what `owner` owns."""
         if not self.may(caller, owner):
             raise NotAuthorizedError(f"{caller.name} may not access {what}")
 
-    def is_admin(self, caller: Caller) -> bool:
+    def is_admin(self, caller: "Caller") -> bool:
         """Return whether the caller administers the site."""
         return caller.name in self.admins
