@@ -1,8 +1,10 @@
 """A facility of the demo: its jobs service and, where SLURM is installed, a cluster of its own."""
 
+import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,14 @@ import yaml
 from lclstream.core.errors import UnavailableError
 from lclstream.demo.processes import ServiceProcess, lclstream_command
 from lclstream.demo.slurm import SlurmCluster
+from lclstream.jobs.config import load
+from lclstream.jobs.control import JobControl
 
+logger = logging.getLogger(__name__)
+
+CANCEL_TIMEOUT_S = 15.0
+"""A job that ignores SIGTERM is killed after 10 s."""
+POLL_S = 0.1
 BACKEND = "batch"
 TRANSFER_NODE = "transfer-node"
 """Name of the back end for buffers: the host of the jobs service itself."""
@@ -55,11 +64,10 @@ class Site:
             "poll_s": 1.0,
             "ready_file": str(self.folder / "jobs-service.ready"),
         }
-        path = self.folder / "jobs-service.yaml"
-        path.write_text(yaml.safe_dump(config))
+        self._config.write_text(yaml.safe_dump(config))
         (self.folder / "jobs").mkdir(exist_ok=True)
         self.jobs = ServiceProcess(
-            "jobs-service", lclstream_command("job", "serve", str(path)), self.folder
+            "jobs-service", lclstream_command("job", "serve", str(self._config)), self.folder
         ).start()
 
     def wait_ready(self) -> None:
@@ -82,11 +90,33 @@ class Site:
         }
 
     def stop(self) -> None:
-        """End every process of the site."""
+        """End every process of the site, its jobs included."""
         if self.jobs is not None:
             self.jobs.stop()
+            self._end_jobs()
         if self.cluster is not None:
             self.cluster.stop()
+
+    def _end_jobs(self) -> None:
+        # Jobs outlive their service on purpose; here nobody will come back for them.
+        control = JobControl(load(self._config))
+        jobs = [control.store.get(jobid) for jobid in control.store.ids()]
+        left = [job for job in jobs if not job.state().is_final]
+        for job in left:
+            control.cancel(job)
+        deadline = time.monotonic() + CANCEL_TIMEOUT_S
+        while left and time.monotonic() < deadline:
+            control.look(left)
+            for job in left:
+                control.advance(job)
+            left = [job for job in left if not job.state().is_final]
+            time.sleep(POLL_S)
+        if left:
+            logger.warning("jobs_left", extra={"site": self.name, "jobs": [j.jobid for j in left]})
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "jobs-service.yaml"
 
 
 def search_path() -> str:
