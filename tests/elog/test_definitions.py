@@ -6,6 +6,7 @@ from tests.elog.messages import job_message
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.elog.catalog import FileCatalog, started_by_hand
+from lclstream.elog.config import load_config
 from lclstream.elog.definitions import (
     WorkflowDefinition,
     from_logbook,
@@ -162,3 +163,13 @@ def test_changed_files_take_effect_and_bad_ones_do_not(
     path.write_text(ONE + "\n")
     assert set(files.by_name()) == {"one"}
     assert files.error == ""
+
+
+EXAMPLES = Path(__file__).parents[2] / "elog" / "examples"
+
+
+def test_the_examples_can_be_used() -> None:
+    config = load_config(EXAMPLES / "watch.yaml")
+    [workflow] = read_definitions(config.workflows)
+    assert workflow.concerns("mfx101332224")
+    assert not workflow.concerns("cxi001")

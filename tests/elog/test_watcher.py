@@ -1,8 +1,10 @@
 """The watcher on the embedded broker, against a look-alike of Airflow on a real port."""
 
 import json
+import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from tests.elog.world import DAG, PARTITIONS, TOPICS, World, until, wait_until
 from lclstream.cli.main import main
 from lclstream.core.errors import InvalidConfigError
 from lclstream.demo.kafka import FAST_CLIENT, MockKafka
+from lclstream.elog import calls
+from lclstream.elog.client import AsyncElogClient
+from lclstream.elog.standin.config import StandinConfig
+from lclstream.elog.standin.service import standin_service
 from lclstream.identity.authority import Authority
 from lclstream.identity.client import client
 from lclstream.identity.web import WebService
@@ -262,6 +268,45 @@ async def test_the_state_is_shown_over_https(world: World, tmp_path: Path) -> No
         assert shown["counters"]["messages"] == 0
 
 
+@pytest.mark.anyio
+async def test_the_logbooks_definitions_and_its_button(
+    world: World, broker: MockKafka, tmp_path: Path
+) -> None:
+    authority = Authority.create(tmp_path / "authority", "Test Authority")
+    authority.issue_service(tmp_path / "elog", "elog", ["127.0.0.1"])
+    authority.issue_user(tmp_path / "user", "Operator", "kadar")
+    for topic in ("experiments", "shifts", "samples"):
+        broker.create_topic(topic)
+    logbook = StandinConfig(kafka=broker.bootstrap, identity=tmp_path / "elog")
+    async with (
+        standin_service(logbook) as standin,
+        AsyncElogClient(standin.url, identity=tmp_path / "user") as elog,
+        world.watcher(elog={"url": standin.url, "identity": "user"}),
+    ):
+        now, name = datetime.now(UTC), world.experiment
+        await elog.send(calls.register_experiment(name, "TMO", leader="opr", start=now, end=now))
+        definition = {
+            "name": "at end",
+            "executable": "/sdf/bin/lclstream-arp",
+            "trigger": "END_OF_RUN",
+            "location": "S3DF",
+            "parameters": "--workflow stream --set producers=5",
+        }
+        await elog.send(calls.create_definition(name, definition))
+        await elog.send(calls.start_run(name, {}))
+        await elog.send(calls.end_run(name))
+        await until(lambda: len(world.airflow.ids) == 2)
+        presses = [await elog.send(calls.create_job(name, "at end", 1)) for _ in range(2)]
+        await until(lambda: len(world.airflow.ids) == 4)
+        await until(lambda: world.uncommitted() == 0)
+    confs = {body["dag_run_id"]: body["conf"] for body in world.airflow.runs.values()}
+    own = {key: conf for key, conf in confs.items() if conf["definition"] == "at end"}
+    assert {conf["trigger"] for conf in own.values()} == {"END_OF_RUN", "MANUAL"}
+    assert all(conf["parameters"] == {"producers": 5} for conf in own.values())
+    jobs = {conf["elog_job"] for conf in own.values()}
+    assert jobs == {None, *(press["_id"] for press in presses)}
+
+
 def test_sigterm_finishes_what_is_under_way(world: World) -> None:
     with world.process() as watcher:
         # Asked to stop while Airflow thinks.
@@ -323,6 +368,17 @@ def test_secrets_are_merged_and_must_be_private(unserved: World) -> None:
     secrets.write_text("group.id: x\n")
     with pytest.raises(InvalidConfigError, match=r"expected settings of librdkafka"):
         unserved.watcher(kafka={"secrets": "secrets.yaml"})
+
+
+def test_a_broker_that_hangs_does_not_hold_up_the_end(world: World, broker: MockKafka) -> None:
+    with world.process(ready_file="ready.json") as watcher:
+        wait_until((world.folder / "ready.json").is_file)
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            watcher.terminate()
+            assert watcher.wait(30) == 0
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
 
 
 def test_topics_without_runs_are_read_past(world: World) -> None:

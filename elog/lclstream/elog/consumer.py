@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from lclstream.core.errors import InvalidConfigError, UnavailableError
 from lclstream.elog.config import Options
+from lclstream.elog.librdkafka import client_logger
 from lclstream.elog.models import Position
 from lclstream.elog.offsets import OffsetTracker, Partition
 
@@ -28,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 """Longest time until a finished message is committed and a request to stop is seen."""
+
+LAST_COMMIT_S = 3.0
+"""For the commit before leaving; a blocking commit waits a minute for a broker that hangs."""
+
+LEAVE_S = 5.0
+"""For leaving the group, which has no time limit of its own."""
 
 MEASURE_S = 0.25
 """How old the statistics may be."""
@@ -46,6 +53,8 @@ DEFAULTS: Options = {
     # A topic that appears later is found within this time.
     "topic.metadata.refresh.interval.ms": 5000,
     "reconnect.backoff.max.ms": 2000,
+    # A broker that hangs must not hold up the end of the service.
+    "socket.timeout.ms": 5000,
     # How often librdkafka tells the state of its connections.
     "statistics.interval.ms": 2000,
 }
@@ -180,7 +189,7 @@ class KafkaReader:
 
     def _read(self, receiver: Receiver) -> None:
         try:
-            consumer = Consumer(self._options, logger=logger)
+            consumer = Consumer(self._options, logger=client_logger(__name__))
         except KafkaException as error:
             raise InvalidConfigError(f"kafka: {error.args[0].str()}") from None
 
@@ -194,8 +203,9 @@ class KafkaReader:
 
         def on_revoke(current: Consumer, partitions: list[TopicPartition]) -> None:
             # The next reader begins where we say, so say it while we still may.
-            self._take_finished()
-            self._commit_now(current)
+            if not self._stop.is_set():
+                self._take_finished()
+                self._commit_now(current)
             on_lost(current, partitions)
 
         def on_lost(_: Consumer, partitions: list[TopicPartition]) -> None:
@@ -210,10 +220,9 @@ class KafkaReader:
         try:
             while not self._stop.is_set():
                 self._turn(consumer, receiver)
-            self._take_finished()
-            self._commit_now(consumer)
+            self._commit_last(consumer)
         finally:
-            consumer.close()
+            _close(consumer)
 
     def _turn(self, consumer: Consumer, receiver: Receiver) -> None:
         self._take_finished()
@@ -288,6 +297,18 @@ class KafkaReader:
         except KafkaException as error:
             self._on_error(error.args[0])
 
+    def _commit_last(self, consumer: Consumer) -> None:
+        """Commit what is finished before we leave, unless the broker does not answer."""
+        self._take_finished()
+        # Nothing may be read any more, but a poll is what brings the answer.
+        consumer.pause(consumer.assignment())
+        until = time.monotonic() + LAST_COMMIT_S
+        self._commit_after = 0.0
+        self._commit(consumer)
+        while self._committing and time.monotonic() < until:
+            consumer.poll(POLL_S)
+            self._commit(consumer)
+
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         self._committing = False
         errors = [error, *(each.error for each in partitions)]
@@ -345,6 +366,15 @@ class KafkaReader:
                 known = True
                 total += max(0, high - position)
         return total if known else None
+
+
+def _close(consumer: Consumer) -> None:
+    """Leave the group; a broker that hangs is left without a word, and finds out by itself."""
+    closer = threading.Thread(target=consumer.close, name="kafka closer", daemon=True)
+    closer.start()
+    closer.join(LEAVE_S)
+    if closer.is_alive():
+        logger.warning("group_not_left", extra={"reason": "the broker does not answer"})
 
 
 def _recorded_at(message: Message) -> datetime:

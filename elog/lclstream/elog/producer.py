@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from lclstream.core.errors import DeliveryError, InvalidConfigError, UnavailableError
 from lclstream.elog.config import Options
+from lclstream.elog.librdkafka import client_logger
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class KafkaWriter:
             InvalidConfigError: a setting that librdkafka does not know.
         """
         try:
-            self._producer = producer = Producer(self._options, logger=logger)
+            self._producer = producer = Producer(self._options, logger=client_logger(__name__))
         except KafkaException as error:
             raise InvalidConfigError(f"kafka: {error.args[0].str()}") from None
 
