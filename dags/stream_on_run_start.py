@@ -1,7 +1,7 @@
 """Stream a run to its analysis while it is taken: reserve, start, watch, stop.
 
-The watcher of the Elog starts this DAG when a run begins; the workflow definition says what to
-read and what to run (`parameters`). Copy this file to make a DAG of your own.
+The watcher of the Elog starts it when a run begins; the workflow definition says what to read
+and what to run (`parameters`). Copy this file to make a DAG of your own.
 """
 
 from datetime import timedelta
@@ -19,7 +19,6 @@ from lclstream.operators import (
 
 with DAG(
     "stream_on_run_start",
-    schedule=None,
     catchup=False,
     max_active_runs=16,
     render_template_as_native_obj=True,  # a template that is one value keeps its type
@@ -37,10 +36,10 @@ with DAG(
         run="{{ params.run }}",
         begin_time="{{ params.begin_time }}",
         max_age_s="{{ params.parameters.max_age_s | default(0) }}",
+        refuse_ended="{{ params.parameters.refuse_ended | default(False) }}",
         streamer="{{ params.parameters.streamer }}",
         producers="{{ params.parameters.producers | default(1) }}",
         site="{{ params.parameters.producer_site | default('') }}",
-        limits="{{ params.parameters.limits | default({}) }}",
     )
     start_buffer = StartBufferOperator(task_id="start_buffer", transfer=reserve.output)
     submit_streamer = SubmitStreamerOperator(task_id="submit_streamer", transfer=reserve.output)
@@ -57,5 +56,5 @@ with DAG(
     stop = StopTransferOperator(task_id="stop", transfer=reserve.output)
 
     reserve >> start_buffer >> [submit_streamer, submit_analysis] >> supervise >> stop
-    # Runs whatever happens to the others, and fails the run unless all of them were well.
+    # `stop` runs whatever happens to the others, and fails the run unless all were well.
     stop.as_teardown(setups=reserve, on_failure_fail_dagrun=True)

@@ -7,11 +7,13 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from fastapi import FastAPI, Request
 from tests.operators.samples import streaming
 
 from lclstream.identity.authority import Authority
 from lclstream.identity.web import WebService
+from lclstream.operators import ReserveTransferOperator
 from lclstream.operators.elog import Poster
 from lclstream.transfers.states import Phase
 
@@ -33,6 +35,10 @@ class Elog:
         self.got: list[tuple[str, Any]] = []
         app = FastAPI()
         self.service = WebService(app, identities / "elog")
+
+        @app.get("/lgbk/tst000001/ws/runs/1")
+        async def run() -> dict[str, Any]:
+            return {"success": True, "value": {"num": 1, "end_time": "2026-01-01T00:00:00+00:00"}}
 
         @app.post("/{path:path}")
         async def take(path: str, request: Request) -> dict[str, Any]:
@@ -113,3 +119,19 @@ async def test_failures_are_said_and_disturb_nobody(
     identities: Path, caplog: pytest.LogCaptureFixture, conf: dict[str, Any], said: str
 ) -> None:
     assert said in await post(identities, caplog, **conf)
+
+
+@pytest.mark.anyio
+async def test_a_run_that_has_ended_is_refused(
+    identities: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elog = Elog(identities)
+    task = ReserveTransferOperator(
+        task_id="reserve", streamer={}, experiment="tst000001", run=1, refuse_ended="True"
+    )
+    async with elog.service:
+        extra = {"identity": str(identities / "airflow")}
+        connection = {"conn_type": "lclstream_elog", "host": elog.url, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_LCLSTREAM_ELOG", json.dumps(connection))
+        with pytest.raises(AirflowFailException, match=r"^run 1 of tst000001 has ended, at 2026"):
+            await anyio.to_thread.run_sync(task._refuse_ended)

@@ -103,6 +103,17 @@ def test_a_bad_configuration_names_every_fault_at_once(ti: TaskInstance) -> None
     assert "producers" in str(caught.value)
 
 
+@pytest.mark.parametrize("begin_time", ["2026-01-01T00:00:00", "2026-01-01T00:00:00Z"])
+def test_an_old_run_is_refused(ti: TaskInstance, begin_time: str) -> None:
+    with pytest.raises(AirflowFailException, match=r"^run 1 of tst000001 began \d+ s ago, at 2026"):
+        reserve(ti, begin_time=begin_time, max_age_s="60")
+
+
+def test_a_time_that_is_none_is_refused(ti: TaskInstance) -> None:
+    with pytest.raises(AirflowFailException, match=r"begin_time: expected RFC 3339, got 'soon'$"):
+        reserve(ti, begin_time="soon", max_age_s=60)
+
+
 @pytest.mark.parametrize("transfer", ["7", 7, {"id": 7}, None])
 def test_a_transfer_is_what_reserve_returned(transfer: Any, ti: TaskInstance) -> None:
     task = StartBufferOperator(task_id="start_buffer", transfer=transfer)

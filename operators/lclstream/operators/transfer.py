@@ -28,7 +28,9 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException
 
+from lclstream.core.errors import InvalidConfigError
 from lclstream.core.models import parse
+from lclstream.operators.elog import ElogHook
 from lclstream.operators.hooks import DEFAULT_CONNECTION, LclstreamHook, explained
 from lclstream.operators.links import TransferLink, push_links
 from lclstream.operators.reservation import (
@@ -64,6 +66,7 @@ class ReserveTransferOperator(BaseOperator):
         "limits",
         "begin_time",
         "max_age_s",
+        "refuse_ended",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"streamer": "json", "limits": "json"}
     operator_extra_links: Collection[BaseOperatorLink] = (TransferLink(),)
@@ -81,6 +84,8 @@ class ReserveTransferOperator(BaseOperator):
         limits: Mapping[str, float] | str | None = None,
         begin_time: str | None = None,
         max_age_s: float | str | None = None,
+        refuse_ended: bool | str = False,
+        elog_conn_id: str = ElogHook.default_conn_name,
         lclstream_conn_id: str = DEFAULT_CONNECTION,
         lease_s: float = LEASE_S,
         **kwargs: Any,
@@ -99,6 +104,8 @@ class ReserveTransferOperator(BaseOperator):
             begin_time: when the run began, RFC 3339.
             max_age_s: refuse a run that began longer ago: a DAG that was paused keeps the runs
                 it got, and streams old ones when it is resumed. None or 0: take any.
+            refuse_ended: refuse a run that has ended by now, as the Elog says.
+            elog_conn_id: connection of type `lclstream_elog`, for `refuse_ended`.
             lclstream_conn_id: connection of type `lclstream`.
             lease_s: for how long the transfer lives without a sign of Airflow.
             kwargs: what every operator takes.
@@ -115,15 +122,18 @@ class ReserveTransferOperator(BaseOperator):
         self.limits = limits
         self.begin_time = begin_time
         self.max_age_s = max_age_s
+        self.refuse_ended = refuse_ended
+        self.elog_conn_id = elog_conn_id
         self.lclstream_conn_id = lclstream_conn_id
         self.lease_s = lease_s
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Refuse what is too old, else reserve and take the lease."""
-        self._refuse_stale()
         ti = context["ti"]
         holder = f"{ti.dag_id}/{ti.run_id}"
         with explained():
+            self._refuse_stale()
+            self._refuse_ended()
             request = self._request()
             with LclstreamHook(self.lclstream_conn_id).get_conn() as client:
                 info = self._reserve(client, request, holder)
@@ -165,12 +175,33 @@ class ReserveTransferOperator(BaseOperator):
     def _refuse_stale(self) -> None:
         if not self.max_age_s or not self.begin_time:
             return
-        age_s = (datetime.now(UTC) - datetime.fromisoformat(str(self.begin_time))).total_seconds()
+        begun = _moment(str(self.begin_time))
+        age_s = (datetime.now(UTC) - begun).total_seconds()
         if age_s > float(self.max_age_s):
             raise AirflowFailException(
                 f"run {self.run} of {self.experiment} began {age_s:.0f} s ago, at "
                 f"{self.begin_time}; more than {self.max_age_s} s is refused"
             )
+
+    def _refuse_ended(self) -> None:
+        # A template that is not native gives text.
+        if str(self.refuse_ended).lower() not in ("true", "1"):
+            return
+        with ElogHook(self.elog_conn_id).get_conn() as elog:
+            run = elog.run(str(self.experiment), self.run)
+        if run is not None and run.get("end_time"):
+            raise AirflowFailException(
+                f"run {self.run} of {self.experiment} has ended, at {run['end_time']}"
+            )
+
+
+def _moment(text: str) -> datetime:
+    """Return a time; one without a zone is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidConfigError(f"begin_time: expected RFC 3339, got {text!r}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class StartBufferOperator(TransferOperator):
