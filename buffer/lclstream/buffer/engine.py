@@ -22,6 +22,7 @@ from lclstream.buffer.loop import READ, WRITE, Loop
 from lclstream.buffer.memory import Block, Memory
 from lclstream.buffer.peers import Consumer, Newcomer, Peer, Producer, Side
 from lclstream.buffer.segments import Outlet, Queue, Segment
+from lclstream.buffer.states import BufferState
 from lclstream.buffer.statistics import Counters, PeerRecord, Statistics
 from lclstream.core.ledger import Tally
 
@@ -63,6 +64,8 @@ class Engine:
         self._left: deque[PeerRecord] = deque(maxlen=REMEMBERED_PEERS)
         self._now = self._last_activity = time.monotonic()
         self._check_at: float | None = None
+        self._ending_at: float | None = None
+        self._facts_changed = True
         try:
             self.door = Door(config, self._loop, self._welcome, self._refused)
         except BaseException:
@@ -74,11 +77,11 @@ class Engine:
 
     def drain(self, reason: str, deadline_s: float | None = None) -> None:
         """Have the loop begin to drain."""
-        self._loop.post(lambda: self.ending.drain(self._now, reason, deadline_s))
+        self._loop.post(lambda: self._ask_to_drain(reason, deadline_s))
 
     def stop(self, reason: str) -> None:
         """Have the loop end now."""
-        self._loop.post(lambda: self.ending.stop(reason))
+        self._loop.post(lambda: self._ask_to_stop(reason))
 
     def statistics(self) -> Statistics:
         """Return consistent figures of this moment."""
@@ -97,12 +100,26 @@ class Engine:
         finally:
             self._close_everything()
 
+    def _ask_to_drain(self, reason: str, deadline_s: float | None) -> None:
+        self.ending.drain(self._now, reason, deadline_s)
+        self._facts_changed = True
+
+    def _ask_to_stop(self, reason: str) -> None:
+        self.ending.stop(reason)
+        self._facts_changed = True
+
     def _step(self) -> bool:
         """Do what the state of affairs asks for; return whether to go on."""
-        while actions := self.ending.step(self._facts()):
+        is_due = self._ending_at is not None and self._ending_at <= self._now
+        if not self._facts_changed and not is_due:
+            return True
+        self._facts_changed = False
+        while actions := self.ending.step(facts := self._facts()):
             with self._lock:
                 for action in actions:
                     self._do(action)
+        # It can only move to a later time as long as the facts stay: that is found out then.
+        self._ending_at = self.ending.deadline(facts)
         return not self.ending.is_over
 
     def _facts(self) -> Facts:
@@ -124,12 +141,7 @@ class Engine:
         )
 
     def _next_deadline(self) -> float | None:
-        times = (
-            self.ending.deadline(self._facts()),
-            self.door.deadline(),
-            self._check_at,
-            self._admit_at,
-        )
+        times = (self._ending_at, self.door.deadline(), self._check_at, self._admit_at)
         return min((moment for moment in times if moment is not None), default=None)
 
     def _follow_up(self) -> None:
@@ -159,6 +171,7 @@ class Engine:
     def _welcome(self, newcomer: Newcomer) -> None:
         """Take over a connection that has completed its handshake."""
         self._last_activity = self._now
+        self._facts_changed = True
         if newcomer.side is Side.IN:
             intake = Intake(self._take, self._config.max_message_bytes, self._memory.zeros)
             producer = Producer(
@@ -179,6 +192,7 @@ class Engine:
 
     def _refused(self, newcomer: Newcomer, reason: str) -> None:
         self.counters.refused_peers += 1
+        self._facts_changed = True
         logger.warning(
             "peer_refused",
             extra={"peer": newcomer.address, "side": newcomer.side, "reason": reason},
@@ -219,6 +233,7 @@ class Engine:
     def _received(self, producer: Producer, segment: Segment) -> None:
         if not producer.tally.messages:
             self.counters.producers_seen += 1
+            self._facts_changed = True
         producer.tally.merge(segment.tally)
         self.received.merge(segment.tally)
         if producer.last is None or not self._queue.extend(producer.last, segment):
@@ -309,6 +324,8 @@ class Engine:
             self.sent.merge(done)
             self._queue.finished()
             self._queue.ready(consumer.outlet)
+            if self.ending.state is not BufferState.OPEN:
+                self._facts_changed = True
 
     def _watch_consumer(self, consumer: Consumer, events: int) -> None:
         if consumer.watched != events:
@@ -372,6 +389,7 @@ class Engine:
 
     def _left_behind(self, peer: Peer, side: Side, problem: str) -> None:
         self._last_activity = self._now
+        self._facts_changed = True
         record = self._record(peer, side, problem or "closed")
         self._left.append(record)
         level = logging.WARNING if problem else logging.INFO

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from lclstream.buffer.memory import CHUNK_BYTES, Block
 from lclstream.buffer.segments import Segment
 from lclstream.buffer.sp import HEADER, HEADER_BYTES, LARGE_BYTES, check_size, walk
-from lclstream.core.ledger import Payload, Tally
+from lclstream.core.ledger import Tally
 
 if TYPE_CHECKING:
     from lclstream.core.errors import DecodeError
@@ -60,6 +62,8 @@ class Intake:
         self._start = self._end = 0
         self._body_end = 0
         self._wanted_body: int | None = None
+        # The same hash as core.ledger.digest64, piece by piece.
+        self._digest = xxhash.xxh3_64()
         self._header = bytearray(HEADER_BYTES)
         self._header_end = 0
 
@@ -93,8 +97,8 @@ class Intake:
         """
         if self._mode is Mode.HEADER:
             return self._filled_header(count)
-        self._end += count
-        return self._filled_body() if self._mode is Mode.BODY else self._filled_chunk()
+        begin, self._end = self._end, self._end + count
+        return self._filled_body(begin) if self._mode is Mode.BODY else self._filled_chunk()
 
     def close(self) -> None:
         """Let all memory go."""
@@ -111,19 +115,25 @@ class Intake:
         if not size:
             # It is whole already, and needs no memory.
             self._reset(Mode.CHUNK)
-            return Segment(self._zeros, 0, HEADER_BYTES, one_message(b""))
+            tally = Tally()
+            tally.add(b"")
+            return Segment(self._zeros, 0, HEADER_BYTES, tally)
         if size >= LARGE_BYTES:
             self._mode, self._wanted_body = Mode.BODY, size
         else:
             self._mode = Mode.CHUNK
         return None
 
-    def _filled_body(self) -> Segment | None:
-        if self._end < self._body_end:
-            return None
+    def _filled_body(self, begin: int) -> Segment | None:
         block, end = self._block, self._end
         assert block is not None  # noqa: S101
-        segment = Segment(block, 0, end, one_message(block.view[HEADER_BYTES:end]))
+        # What has just come is still in the processor's cache.
+        self._digest.update(block.view[begin:end])
+        if end < self._body_end:
+            return None
+        tally = Tally()
+        tally.add_counted(end - HEADER_BYTES, self._digest.intdigest())
+        segment = Segment(block, 0, end, tally)
         self._reset(Mode.HEADER)
         return segment
 
@@ -157,6 +167,8 @@ class Intake:
         self._body_end = HEADER_BYTES + size_bytes
         self._wanted_body = None
         self._move_to(body)
+        self._digest.reset()
+        self._digest.update(body.view[HEADER_BYTES : self._end])
         return True
 
     def _make_room(self) -> bool:
@@ -190,10 +202,3 @@ class Intake:
         self._start, self._end, self._header_end = 0, len(here), 0
         self.close()
         self._block = block
-
-
-def one_message(payload: Payload) -> Tally:
-    """Return the tally of a single message."""
-    tally = Tally()
-    tally.add(payload)
-    return tally

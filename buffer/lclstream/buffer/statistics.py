@@ -44,8 +44,9 @@ class Counters:
             "producers_cut": "producers had not finished in time",
             "consumers_broken": "consumers broke their connection: what they had is not known",
         }
-        values = asdict(self)
-        return [f"{values[name]} {text}" for name, text in texts.items() if values[name]]
+        return [
+            f"{getattr(self, name)} {text}" for name, text in texts.items() if getattr(self, name)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
