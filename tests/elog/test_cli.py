@@ -96,7 +96,7 @@ def test_a_played_run_starts_a_dag(tmp_path: Path) -> None:
             elog = {"url": url, "identity": "watcher"}
             with world.process(elog=elog, counters_url=url + "/jid/ws/c/{experiment}/{event}"):
                 player = ("elog", "play", "--url", url, "--identity", tmp_path / "player")
-                run = ("--experiment", world.experiment, "--seconds", "0.2", "--param", "a=1")
+                run = ("--experiment", world.experiment, "--seconds", "3", "--param", "a=1")
                 with running(*player, *run, log=tmp_path / "played") as played:
                     assert played.wait(30) == 0
                 airflow.wait_for(lambda: world.run_id() in airflow.ids)

@@ -21,7 +21,7 @@ from tests.elog.messages import (
 )
 
 from lclstream.elog.history import Fact, History, News, texts
-from lclstream.elog.models import Trigger, read_event
+from lclstream.elog.models import Event, Trigger, read_event
 
 START, END = Trigger.START_OF_RUN, Trigger.END_OF_RUN
 PARAM, MANUAL = Trigger.RUN_PARAM_IS_VALUE, Trigger.MANUAL
@@ -29,13 +29,14 @@ FIRST, ALL = Trigger.FIRST_FILE_TRANSFERRED, Trigger.ALL_FILES_TRANSFERRED
 NONREC = Trigger.ALL_NONREC_FILES_TRANSFERRED
 
 
+def events(messages: Iterable[Message]) -> list[Event]:
+    places = [(encoded(each), position(each[0], offset)) for offset, each in enumerate(messages)]
+    read = [read_event(raw, place) for raw, place in places]
+    return [event for event in read if event is not None]
+
+
 def feed(history: History, messages: Iterable[Message]) -> list[News]:
-    found = []
-    for offset, message in enumerate(messages):
-        event = read_event(encoded(message), position(message[0], offset))
-        if event is not None:
-            found += history.add(event)
-    return found
+    return [news for event in events(messages) for news in history.add(event)]
 
 
 def facts(messages: Iterable[Message], **settings: Any) -> list[Fact]:
@@ -52,10 +53,11 @@ WANTED = (
 )
 
 
-def fired(messages: Sequence[Message]) -> dict[int | str, list[Trigger]]:
+def fired(order: Iterable[Event]) -> dict[int | str, list[Trigger]]:
     """Return the wanted triggers of each run, in the order in which they fired."""
     found: dict[int | str, list[Trigger]] = {}
-    for news in feed(History(), messages):
+    history = History()
+    for news in (each for event in order for each in history.add(event)):
         if news.fact in WANTED:
             found.setdefault(news.run, []).append(news.fact.trigger)
     return found
@@ -76,15 +78,18 @@ def replica() -> list[Message]:
     ]
 
 
+REPLICA = events(replica())
+
+
 def test_the_table_in_the_order_of_arrival() -> None:
-    assert fired(replica()) == {1: [FIRST, START, END, PARAM, ALL], 2: [START, END]}
+    assert fired(REPLICA) == {1: [FIRST, START, END, PARAM, ALL], 2: [START, END]}
 
 
 @pytest.mark.skipif(not GOLDEN.is_file(), reason="the golden messages are not here")
 def test_the_golden_table() -> None:
     messages = golden()
-    assert fired(messages) == {1: [FIRST, START, END, PARAM, ALL], 2: [START, END]}
-    core = [each for each in messages if each[0] in ("runs", "file_catalog")]
+    assert fired(events(messages)) == {1: [FIRST, START, END, PARAM, ALL], 2: [START, END]}
+    core = events(each for each in messages if each[0] in ("runs", "file_catalog"))
     assert len(core) == 7
     for order in itertools.permutations(range(7)):
         check(core, order)
@@ -92,14 +97,13 @@ def test_the_golden_table() -> None:
 
 @given(st.data())
 def test_the_table_in_any_order_with_any_duplicates(data: st.DataObject) -> None:
-    messages = replica()
     every = st.permutations(range(7))
     more = st.lists(st.integers(0, 6), max_size=10)
     order = data.draw(more) + data.draw(every) + data.draw(more)
-    check(messages, order)
+    check(REPLICA, order)
 
 
-def check(messages: Sequence[Message], order: Sequence[int]) -> None:
+def check(events: Sequence[Event], order: Sequence[int]) -> None:
     """Compare with what the README says: places 2 and 6 open run 1, 3 ends it; 4 and 5 run 2."""
     first = [order.index(place) for place in range(7)]
     want = {1: {FIRST, END, PARAM, ALL}, 2: {END}}
@@ -107,7 +111,7 @@ def check(messages: Sequence[Message], order: Sequence[int]) -> None:
         want[1].add(START)
     if first[4] < first[5]:
         want[2].add(START)
-    got = fired([messages[place] for place in order])
+    got = fired(events[place] for place in order)
     assert {run: set(triggers) for run, triggers in got.items()} == want
     assert all(len(triggers) == len(set(triggers)) for triggers in got.values())
 

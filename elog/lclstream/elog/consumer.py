@@ -13,15 +13,15 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from lclstream.core.errors import InvalidConfigError, UnavailableError
 from lclstream.elog.config import Options
 from lclstream.elog.librdkafka import client_logger
+from lclstream.elog.messages import InLoop, RawMessage, ReaderStatistics, Receiver
 from lclstream.elog.models import Position
 from lclstream.elog.offsets import OffsetTracker, Partition
 
@@ -58,53 +58,6 @@ DEFAULTS: Options = {
     # How often librdkafka tells the state of its connections.
     "statistics.interval.ms": 2000,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawMessage:
-    """A message as the broker has it."""
-
-    value: bytes | None
-    position: Position
-
-    @property
-    def partition(self) -> Partition:
-        """Topic and partition."""
-        return self.position.topic, self.position.partition
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReaderStatistics:
-    """How the reader stands; a snapshot."""
-
-    connected: bool = False
-    """Whether any broker is reachable; known within seconds."""
-    joined: bool = False
-    """Whether the group gave us partitions, or none because there are more watchers."""
-    partitions: tuple[str, ...] = ()
-    """`topic:number` of what we read now."""
-    lag_messages: int | None = None
-    """Stored messages that are not finished yet; None while unknown."""
-    in_flight: int = 0
-    paused: bool = False
-    """Whether reading waits for messages in flight."""
-    committed: int = 0
-    """Commits that the broker took."""
-    error: str = ""
-    """The last trouble with the broker, empty when messages or commits have passed since."""
-
-
-class Receiver(Protocol):
-    """Takes what a reader brings; its methods are called in the event loop and return at once."""
-
-    def assigned(self) -> None:
-        """Called when the group has accepted us, also when it left no partition for us."""
-
-    def deliver(self, message: RawMessage) -> None:
-        """Called for each message, in the order of its partition."""
-
-    def revoked(self, partitions: frozenset[Partition]) -> None:
-        """Called when partitions went to another reader, before anything of them comes again."""
 
 
 class KafkaReader:
@@ -172,7 +125,7 @@ class KafkaReader:
 
         def work() -> None:
             try:
-                self._read(_InLoop(receiver, loop))
+                self._read(InLoop(receiver, loop))
             except Exception as error:
                 loop.call_soon_threadsafe(_fail, ended, error)
             else:
@@ -383,22 +336,6 @@ def _recorded_at(message: Message) -> datetime:
     if milliseconds <= 0:
         return datetime.now(UTC)
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-class _InLoop:
-    """A receiver whose calls go to the event loop, in order."""
-
-    def __init__(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> None:
-        self._receiver, self._loop = receiver, loop
-
-    def assigned(self) -> None:
-        self._loop.call_soon_threadsafe(self._receiver.assigned)
-
-    def deliver(self, message: RawMessage) -> None:
-        self._loop.call_soon_threadsafe(self._receiver.deliver, message)
-
-    def revoked(self, partitions: frozenset[Partition]) -> None:
-        self._loop.call_soon_threadsafe(self._receiver.revoked, partitions)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lclstream.core.errors import BackendError
-from lclstream.elog.consumer import RawMessage
+from lclstream.elog.messages import RawMessage
 from lclstream.elog.models import rfc3339
 from lclstream.elog.producer import KafkaWriter
 

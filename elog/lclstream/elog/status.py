@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lclstream.elog.consumer import ReaderStatistics
+from lclstream.elog.messages import ReaderStatistics
 
 
 @dataclass(slots=True)

@@ -22,10 +22,11 @@ from lclstream.elog.airflow import AirflowClient, Outcome
 from lclstream.elog.catalog import FileCatalog, LogbookCatalog, started_by_hand
 from lclstream.elog.client import AsyncElogClient
 from lclstream.elog.config import ElogConfig, WatchConfig
-from lclstream.elog.consumer import KafkaReader, RawMessage
+from lclstream.elog.consumer import KafkaReader
 from lclstream.elog.deadletters import DeadLetters, letter
 from lclstream.elog.definitions import WorkflowDefinition
 from lclstream.elog.history import History, News
+from lclstream.elog.messages import RawMessage
 from lclstream.elog.models import Trigger, read_event
 from lclstream.elog.offsets import Partition
 from lclstream.elog.producer import KafkaWriter
