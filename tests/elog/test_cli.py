@@ -94,7 +94,10 @@ def test_a_played_run_starts_a_dag(tmp_path: Path) -> None:
             wait_until(ready.is_file)
             url = json.loads(ready.read_text())["url"]
             elog = {"url": url, "identity": "watcher"}
-            with world.process(elog=elog, counters_url=url + "/jid/ws/c/{experiment}/{event}"):
+            template = url + "/jid/ws/c/{experiment}/{event}"
+            joined = tmp_path / "watcher.json"
+            with world.process(elog=elog, counters_url=template, ready_file=joined.name):
+                wait_until(joined.is_file)
                 player = ("elog", "play", "--url", url, "--identity", tmp_path / "player")
                 run = ("--experiment", world.experiment, "--seconds", "3", "--param", "a=1")
                 with running(*player, *run, log=tmp_path / "played") as played:
