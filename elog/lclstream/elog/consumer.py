@@ -206,18 +206,23 @@ class KafkaReader:
         self._tracker.begin((topic, partition), offset)
         receiver.deliver(RawMessage(value=message.value(), position=position))
 
-    def _take_finished(self) -> None:
+    def _take_finished(self, wait_s: float = 0.0) -> None:
+        """Note what was finished; wait for a first one at most so long."""
         while True:
             try:
-                message = self._finished.get_nowait()
+                message = self._finished.get(block=wait_s > 0, timeout=wait_s or None)
             except queue.Empty:
                 return
+            wait_s = 0.0
             self._tracker.finish(message.partition, message.position.offset)
 
     def _balance(self, consumer: Consumer) -> None:
         """Pause or resume reading; polling goes on, else the group takes us for dead."""
         # Resumed at half, not at the first gap: librdkafka fetches anew after each pause.
         bound = max(1, self._bound // 2) if self._paused else self._bound
+        if not self._paused and self._tracker.in_flight >= bound:
+            # Most messages take no time at all: pausing for them would cost far more.
+            self._take_finished(POLL_S)
         full = self._tracker.in_flight >= bound
         if full != self._paused:
             change = consumer.pause if full else consumer.resume
