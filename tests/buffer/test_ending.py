@@ -118,6 +118,14 @@ def test_farewell_waits_until_consumers_have_closed() -> None:
     assert ending.state is BufferState.COMPLETE
 
 
+def test_farewell_ends_with_the_deadline_of_the_drain() -> None:
+    ending = Ending(BufferConfig(farewell_timeout_s=30.0))
+    ending.drain(0.0, "SIGTERM", 25.0)
+    facts = replace(QUIET, consumers=1, consumers_seen=1, now=20.0, last_activity=20.0)
+    settle(ending, facts)
+    assert ending.deadline(facts) == 25.0
+
+
 @pytest.mark.parametrize(
     ("has_faults", "expected"),
     [(False, BufferState.COMPLETE), (True, BufferState.INCOMPLETE)],

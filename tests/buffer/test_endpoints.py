@@ -1,6 +1,9 @@
 """Push and Pull against each other and against pynng."""
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -345,6 +348,50 @@ def accept_in_background(listener: socket.socket) -> Iterator[list[int]]:
 
     with in_thread(read):
         yield counts
+
+
+UNCLOSED = """
+import sys
+from lclstream.buffer import Push
+push = Push(sys.argv[1])
+for i in range(2000):
+    push.send(i.to_bytes(4, "big") * 250)
+push.send(b"x" * 3_000_000)
+push.send(b"last")
+"""
+
+
+def test_program_that_ends_without_close_loses_nothing() -> None:
+    with Pull("tcp://127.0.0.1:0", listen=True) as pull:
+        received: list[bytes] = []
+        with in_thread(lambda: received.extend(drain(pull))):
+            subprocess.run([sys.executable, "-c", UNCLOSED, pull.urls[0]], check=True, timeout=30)
+    assert len(received) == 2002
+    assert received[-1] == b"last"
+
+
+def test_interrupted_send_never_mixes_two_messages() -> None:
+    with Push("tcp://127.0.0.1:0", listen=True) as push, Pull(push.urls) as pull:
+        push.send(b"first")
+        assert bytes(pull.recv(5.0)) == b"first"
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                # More than the kernels take, and nobody reads.
+                push.send(bytes(200_000_000))
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        received: list[bytes] = []
+        with in_thread(lambda: received.extend(drain(pull))):
+            push.send(b"second")
+            push.close()
+    assert received == [b"second"]
+    assert pull.partial == 1
+
+
+def interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_use_after_close() -> None:

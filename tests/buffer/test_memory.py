@@ -59,6 +59,14 @@ def test_block_above_the_bound_only_when_nothing_else_helps() -> None:
     assert memory.peak_bytes == 3 * MIB
 
 
+def test_machine_without_memory_means_wait(caplog: pytest.LogCaptureFixture) -> None:
+    # No machine has so much address space.
+    memory = Memory(1 << 62)
+    assert memory.take(1 << 60, stuck=True) is None
+    assert memory.held_bytes == 0
+    assert [record.getMessage() for record in caplog.records] == ["memory_exhausted"]
+
+
 @given(st.lists(st.tuples(st.integers(1, 5 * MIB), st.booleans()), max_size=40))
 def test_counts_and_pool_stay_under_the_bound(steps: list[tuple[int, bool]]) -> None:
     capacity = 8 * MIB

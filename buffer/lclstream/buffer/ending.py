@@ -146,6 +146,8 @@ class Ending:
             return []
         self.farewell_said = True
         self._farewell_until = facts.now + self._config.farewell_timeout_s
+        if self._give_up_at is not None:
+            self._farewell_until = min(self._farewell_until, self._give_up_at)
         return [Action.SAY_FAREWELL]
 
     def _must_linger(self, facts: Facts) -> bool:

@@ -4,9 +4,12 @@ Everything that holds payload takes a `Block` from here, chunks and bodies that 
 received included, so `held_bytes` is all there is. A block counts with its whole size.
 """
 
+import logging
 import mmap
 from collections import defaultdict
 from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 CHUNK_BYTES = 256 * 1024
@@ -87,12 +90,24 @@ class Memory:
         overshoot = self.held_bytes + size > self.capacity_bytes
         if overshoot and not stuck:
             return None
-        block = self._reuse(size) or Block(self, size)
+        block = self._reuse(size) or self._fresh(size)
+        if block is None:
+            return None
         block.overshoot = overshoot
         self.held_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         block.hold()
         return block
+
+    def _fresh(self, size: int) -> Block | None:
+        try:
+            return Block(self, size)
+        except OSError as error:
+            # The machine has less than the bound: wait until something is given back.
+            logger.error(  # noqa: TRY400
+                "memory_exhausted", extra={"wanted_bytes": size, "reason": str(error)}
+            )
+            return None
 
     def take_back(self, block: Block) -> None:
         """Keep a block that nobody refers to, or give it to the system."""

@@ -272,7 +272,12 @@ class Push:
                 raise self._unavailable()
             ends = _ends(link.sent_bytes, sizes)
             link.ends.extend(ends)
-            problem = self._write_to(link, deque(left), deadline)
+            try:
+                problem = self._write_to(link, deque(left), deadline)
+            except BaseException:
+                # Interrupted: what is half written can never be finished.
+                self._drop(link, "interrupted")
+                raise
             if problem is None:
                 if len(link.ends) >= ENDS_BEFORE_ASKING:
                     link.acknowledged()

@@ -1,6 +1,6 @@
 """What a buffer counts, and how it tells it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lclstream.core.ledger import TallyModel
@@ -91,7 +91,8 @@ class Statistics:
 
     def flat(self) -> dict[str, float | int | str]:
         """Return the figures for a ledger report: one level, no peers."""
-        values = asdict(self)
+        # There may be a thousand peers, and this is asked for twice a second.
+        values = asdict(replace(self, peers=()))
         for name in ("received", "sent", "peers"):
             values.pop(name)
         values.update(values.pop("counters"))
