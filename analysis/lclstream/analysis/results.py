@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lclstream.analysis.picture import PictureData, draw
 from lclstream.analysis.result import (
     EVENT_COLUMNS,
     PEAK_COLUMNS,
@@ -62,6 +61,9 @@ def read_result(path: Path) -> Result:
 
 def draw_result(path: Path, result: Result, title: str) -> Path:
     """Draw a result as PNG."""
+    # Matplotlib is slow to load; a consumer must not wait for it before its first message.
+    from lclstream.analysis.picture import PictureData, draw
+
     seen = result.events["valid"].astype(bool)
     time_s, label = times_of(result.events)
     data = PictureData(
