@@ -42,6 +42,7 @@ ENDS_BEFORE_ASKING = 1024
 CONNECT_TIMEOUT_S = 30.0
 # How often to look whether a peer that takes nothing is still there.
 CHECK_INTERVAL_S = 5.0
+HOST_SILENT = "peer's host does not answer"
 CLOSE_TIMEOUT_S = 60.0
 LONGEST_WAIT_S = 3600.0
 
@@ -297,12 +298,15 @@ class Push:
             events = [(link, select.POLLIN | select.POLLOUT) for link in ready]
             now = time.monotonic()
             until = deadline if ready else min(deadline, connect_deadline)
-            for link in self._links.wait(max(until - now, 0.0), events):
+            patience_s = min(max(until - now, 0.0), CHECK_INTERVAL_S)
+            for link in self._links.wait(patience_s, events):
                 if self._alive(link):
                     # Who was served goes to the end of the queue.
                     ready.remove(link)
                     ready.append(link)
                     return link
+            for link in [link for link in self._links.ready if tcp.is_dead(link.sock)]:
+                self._drop(link, HOST_SILENT)
             if self._lost or time.monotonic() >= until:
                 return None
 
@@ -342,7 +346,7 @@ class Push:
                     taken = link.sent_bytes - begun
                     return f"only {taken} bytes taken within {self._send_timeout_s} s"
                 if tcp.is_dead(link.sock):
-                    return "peer's host does not answer"
+                    return HOST_SILENT
                 self._links.wait(min(remaining_s, CHECK_INTERVAL_S), [(link, select.POLLOUT)])
             except OSError as error:
                 return str(error)
