@@ -16,7 +16,8 @@ POM = ROOT / "tests" / "system" / "kafka" / "pom.xml"
 
 def create_topics(bootstrap: str) -> None:
     """Make the logbook's topics, as a broker's operator does."""
-    from confluent_kafka.admin import AdminClient, NewTopic
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.cimpl import NewTopic
 
     admin = AdminClient({"bootstrap.servers": bootstrap})
     made = admin.create_topics([NewTopic(name, parts, 1) for name, parts in TOPICS.items()])
