@@ -9,15 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
+from tests.helpers.xtc2_runs import CAMERA, START, MadeEvent, camera_values, write_run
 from tests.operators.world import processes_of
 
+from lclstream.analysis.recorder import INDEX
 from lclstream.analysis.verify import missing
 from lclstream.demo.beamline import DAG, Beamline
 from lclstream.demo.progress import Progress
 from lclstream.demo.run import play
-from lclstream.demo.workflow import Source, parameters, simulated
+from lclstream.demo.workflow import Source, from_file, parameters, simulated
+from lclstream.streamer.sources.xtc2_file import Xtc2File
+from lclstream.streamer.sources.xtc2_format import Service, later
 from lclstream.transfers.models import TransferInfo
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -158,6 +165,90 @@ def test_two_thousand_events_arrive_once_and_unchanged(beamline: Beamline, tmp_p
     assert outcome.counters["LCLStream state"] == "completed"
     assert outcome.counters["LCLStream events"] == str(EVENTS)
     assert_nothing_is_left(beamline, info.id)
+
+
+def xtc2_file(folder: Path) -> Path:
+    """Write a run of a camera with three segments."""
+    events = [
+        MadeEvent(
+            timestamp=later(START, 1_000_000 * (index + 1)),
+            values={each.key: camera_values(index, each.segment) for each in CAMERA},
+            damage={},
+            epics={"gas": 0.5, "note": "steady"},
+        )
+        for index in range(12)
+    ]
+    path = folder / "tst000124-r0005-s000-c000.xtc2"
+    return write_run(path, events, detectors=CAMERA)
+
+
+def real_file(name: str) -> Path:
+    """Return real detector data, which a checkout does not bring."""
+    path = Path(__file__).parents[3] / "shared" / "data" / name
+    if not path.is_file():
+        pytest.skip(f"no {name} here")
+    return path
+
+
+def frames_of(path: Path, source: Source) -> list[NDArray[Any]]:
+    """Read the frames straight from the file, without the streamer."""
+    wanted = source.streamer["data_sources"]["detector_data"]
+    if path.suffix != ".xtc2":
+        with h5py.File(path) as file:
+            return list(file[wanted["name"]][...])
+    algorithm, _, field = wanted["psana_fields"].partition(".")
+    events = [dgram for dgram in Xtc2File(path) if dgram.service is Service.L1ACCEPT]
+    stacks = [
+        [
+            np.asarray(each.value(field))
+            for each in sorted(event.contributions(), key=lambda each: each.names.segment)
+            if (each.names.detector, each.names.algorithm) == (wanted["psana_name"], algorithm)
+        ]
+        for event in events
+    ]
+    return [np.stack(parts) if len(parts) > 1 else parts[0] for parts in stacks]
+
+
+@pytest.mark.parametrize(
+    "find",
+    [
+        pytest.param(xtc2_file, id="written XTC2"),
+        pytest.param(
+            lambda _: real_file("mfx101332224_r0007_jungfrau05M.xtc2"), id="real Jungfrau"
+        ),
+        pytest.param(lambda _: real_file("cxi78513_r0014_cspad.h5"), id="real CSPAD"),
+    ],
+)
+def test_pixels_at_the_consumers_are_those_of_the_file(
+    beamline: Beamline, tmp_path: Path, find: Callable[[Path], Path]
+) -> None:
+    path = find(tmp_path)
+    source = from_file(path)
+    results = tmp_path / "results"
+    script = "#!/bin/bash\nexec lclstream analyse verify --record --output {folder}\n"
+    wanted = parameters(
+        source,
+        script.format(folder=shlex.quote(str(results))),
+        producers=RANKS,
+        consumers=CONSUMERS,
+    )
+    watch(beamline, source, wanted)
+    outcome = play(beamline, source, quiet())
+    assert outcome.ok, (outcome.transfer.reason, outcome.transfer.ledger)
+    expected = frames_of(path, source)
+    arrived: dict[int, NDArray[Any]] = {}
+    for recorded in results.glob("events-*.h5"):
+        with h5py.File(recorded) as file:
+            if INDEX not in file:
+                continue  # this consumer came when the other had taken all
+            for index, frame in zip(file[INDEX][...], file["data/detector_data"], strict=True):
+                assert index not in arrived
+                arrived[int(index)] = frame
+    assert sorted(arrived) == list(range(len(expected)))
+    for index, frame in enumerate(expected):
+        assert arrived[index].dtype == frame.dtype
+        assert arrived[index].shape == frame.shape
+        assert arrived[index].tobytes() == frame.tobytes()
 
 
 def test_run_event_delivered_twice_to_two_watchers_is_one_run(beamline: Beamline) -> None:
