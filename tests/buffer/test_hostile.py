@@ -1,7 +1,9 @@
 """Peers that are mistaken or mean; the buffer goes on for the others."""
 
+import errno
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from tests.buffer.peers import PULL_HANDSHAKE, PUSH_HANDSHAKE, drain, reset, until
 
 from lclstream.buffer import Buffer, BufferConfig, Pull, Push
+from lclstream.buffer.addresses import listen
 
 CONFIG = BufferConfig(memory_bytes=1 << 20, max_message_bytes=1 << 20, grace_s=0.1)
 HUGE = [(1 << 20) + 1, 2**32, 2**60, 2**63, 2**64 - 1]
@@ -154,3 +157,28 @@ def test_noise_on_both_ports(visits: list[tuple[str, bool, bytes, bool]]) -> Non
     final = buffer.statistics()
     assert final.held_bytes == 0
     assert final.received.messages == final.sent.messages + final.counters.undelivered
+
+
+class Faltering(socket.socket):
+    """A listening socket at which a connection has failed before it was accepted."""
+
+    failed = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if not self.failed:
+            self.failed = True
+            raise OSError(errno.EPROTO, "Protocol error")
+        return super().accept()
+
+
+def test_connection_that_failed_while_it_waited_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "lclstream.buffer.door.listen", lambda address: Faltering(fileno=listen(address).detach())
+    )
+    with Buffer() as buffer, Pull(buffer.pull_urls) as pull:
+        with Push(buffer.push_urls) as push:
+            push.send(b"after")
+        buffer.drain()
+        assert drain(pull) == [b"after"]

@@ -53,8 +53,8 @@ class Address:
     def __str__(self) -> str:
         return url(self.host, self.first_port)
 
-    def resolve(self) -> tuple[socket.AddressFamily, tuple[str, int]]:
-        """Return the family and the socket address of the first port.
+    def resolve(self) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+        """Return family and socket address of the first port, for each address of the host.
 
         Raises:
             OSError: the host's name is not known.
@@ -63,8 +63,7 @@ class Address:
         found = socket.getaddrinfo(
             host, self.first_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        family, _, _, _, place = found[0]
-        return family, (str(place[0]), int(place[1]))
+        return [(family, (str(place[0]), int(place[1]))) for family, _, _, _, place in found]
 
 
 def url(host: str, port: int) -> str:
@@ -90,7 +89,7 @@ def listen(address: Address) -> socket.socket:
 
 
 def _bind(address: Address, port: int) -> socket.socket:
-    family, (host, _) = address.resolve()
+    family, (host, _) = address.resolve()[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -23,6 +23,14 @@ ACCEPTS_PER_EVENT = 64
 # Out of descriptors: wait until connections have ended.
 ACCEPT_PAUSE_S = 1.0
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# What `accept` says of a connection that has failed while it waited, not of the listening socket.
+GONE = frozenset(
+    {
+        errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+        errno.ENETDOWN, errno.ENETUNREACH, errno.ENONET, errno.ENOPROTOOPT, errno.EPERM,
+        errno.EPROTO, errno.ETIMEDOUT,
+    }
+)  # fmt: skip
 
 
 class Door:
@@ -109,10 +117,10 @@ class Door:
                 sock, place = listener.accept()
             except BlockingIOError:
                 return
-            except ConnectionError:
-                # This one has gone already.
-                continue
             except OSError as error:
+                if error.errno in GONE:
+                    logger.warning("accept_failed", extra={"side": side, "reason": str(error)})
+                    continue
                 if error.errno not in OUT_OF_RESOURCES:
                     raise
                 self._pause(side, listener, error)

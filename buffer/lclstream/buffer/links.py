@@ -36,6 +36,7 @@ class Target:
     address: Address
     retry_at: float = 0.0
     pause_s: float = FIRST_RETRY_S
+    attempts: int = 0
     pending: bool = False
     linked: bool = False
     ended: bool = False
@@ -201,7 +202,10 @@ class Links:
 
     def _dial(self, target: Target, now: float) -> None:
         try:
-            family, place = target.address.resolve()
+            # A name may stand for several addresses, of which only one is served.
+            places = target.address.resolve()
+            family, place = places[target.attempts % len(places)]
+            target.attempts += 1
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
             self._failed(target, error)
@@ -226,7 +230,8 @@ class Links:
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, place = listener.accept()
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionError):
+            # It has gone already.
             return
         tcp.tune(sock)
         pending = Pending(

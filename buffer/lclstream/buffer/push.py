@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import logging
+import math
 import select
 import threading
 import time
@@ -44,7 +45,6 @@ CONNECT_TIMEOUT_S = 30.0
 CHECK_INTERVAL_S = 5.0
 HOST_SILENT = "peer's host does not answer"
 CLOSE_TIMEOUT_S = 60.0
-LONGEST_WAIT_S = 3600.0
 
 _open: "weakref.WeakSet[Push]" = weakref.WeakSet()
 
@@ -82,7 +82,7 @@ class Push:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        self._send_timeout_s = LONGEST_WAIT_S if send_timeout_s is None else send_timeout_s
+        self._send_timeout_s = math.inf if send_timeout_s is None else send_timeout_s
         self._connect_timeout_s = min(connect_timeout_s, self._send_timeout_s)
         self._max_message_bytes = max_message_bytes
         self._lock = threading.Lock()
@@ -215,7 +215,12 @@ class Push:
             self._run += piece
         self._run_sizes.append(HEADER_BYTES + size_bytes)
         if lone or len(self._run) >= RUN_BYTES:
-            self._flush()
+            try:
+                self._flush()
+            except UnavailableError:
+                # This one was not sent, and whoever hears so may send it again.
+                del self._run[-self._run_sizes.pop() :]
+                raise
         elif not self._armed.is_set():
             self._arm()
 
@@ -251,8 +256,11 @@ class Push:
         self._run, self._run_sizes = bytearray(), []
         try:
             self._write(left, sizes)
-        except UnavailableError:
-            # What was not sent goes out with the next run.
+        except DeliveryError:
+            # They are counted already.
+            raise
+        except BaseException:
+            # What was not sent, be it for an interruption, goes out with the next run.
             self._run, self._run_sizes = bytearray().join(left), list(sizes)
             raise
 
@@ -277,14 +285,14 @@ class Push:
                 problem = self._write_to(link, deque(left), deadline)
             except BaseException:
                 # Interrupted: what is half written can never be finished.
+                _forget_written(left, sizes, ends, link)
                 self._drop(link, "interrupted")
                 raise
             if problem is None:
                 if len(link.ends) >= ENDS_BEFORE_ASKING:
                     link.acknowledged()
                 return
-            for _ in range(sum(end <= link.sent_bytes for end in ends)):
-                _skip(left, sizes.popleft())
+            _forget_written(left, sizes, ends, link)
             self._drop(link, problem)
             self._raise_if_lost(len(sizes))
             if time.monotonic() >= deadline:
@@ -423,6 +431,14 @@ def _skip(pieces: deque[memoryview], count: int) -> None:
         count -= len(pieces.popleft())
     if count:
         pieces[0] = pieces[0][count:]
+
+
+def _forget_written(
+    left: deque[memoryview], sizes: deque[int], ends: Sequence[int], link: Link
+) -> None:
+    """Keep only the messages that were not written whole."""
+    for _ in range(sum(end <= link.sent_bytes for end in ends)):
+        _skip(left, sizes.popleft())
 
 
 def _lost(link: Link) -> int:
