@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from lclstream.core.errors import InvalidConfigError
+from lclstream.core.logging import names_a_secret
 
 SHOWN_VALUE_LENGTH = 60
 
@@ -41,10 +42,7 @@ def parse(model: type[Model], data: Any, where: str = "input") -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = describe(error, model)
-        plural = "s" if len(problems) > 1 else ""
-        message = f"{where}: {len(problems)} problem{plural}"
-        raise InvalidConfigError(message, problems) from None
+        raise InvalidConfigError.counted(where, describe(error, model)) from None
 
 
 def load_file(model: type[Model], path: Path) -> Model:
@@ -76,18 +74,23 @@ def read_document(path: Path) -> Any:
 
 def describe(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
     """Return one line for each fault that validation found."""
-    return [_line(detail, model) for detail in error.errors(include_url=False)]
+    return [line(detail, model) for detail in error.errors(include_url=False)]
 
 
-def _line(detail: ErrorDetails, model: type[BaseModel] | None) -> str:
+def line(detail: ErrorDetails, model: type[BaseModel] | None = None) -> str:
+    """Return one fault as a line; the value of what is named like a secret is not shown."""
     field = ".".join(str(part) for part in detail["loc"]) or "(whole document)"
     kind, value = detail["type"], detail["input"]
     if kind == "missing":
         return f"{field}: is required"
+    if kind == "union_tag_not_found":
+        return f"{field}.type: is required{_allowed_types(detail['loc'], model)}"
     if kind == "extra_forbidden":
         return f"{field}: unknown field{_allowed_fields(detail['loc'], model)}"
-    text = f"{field}: {detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(value)}"
-    return text + _suggestion(detail)
+    text = f"{field}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+    if names_a_secret(field):
+        return text
+    return f"{text}, got {shown(value)}{_suggestion(detail)}"
 
 
 def shown(value: Any) -> str:
@@ -119,8 +122,21 @@ def _allowed_fields(location: tuple[int | str, ...], model: type[BaseModel] | No
     return f"{near(str(location[-1]), names)}; allowed: {', '.join(names)}"
 
 
+def _allowed_types(location: tuple[int | str, ...], model: type[BaseModel] | None) -> str:
+    """Return the types that can be chosen where none was."""
+    members = _models_at(location, model) if model is not None else []
+    fields = [each.model_fields["type"] for each in members if "type" in each.model_fields]
+    names = [str(name) for info in fields for name in get_args(info.annotation)]
+    return f"; allowed: {', '.join(names)}" if names else ""
+
+
 def _model_at(location: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel] | None:
-    """Follow a location of validation down to the model class that it is in."""
+    candidates = _models_at(location, model)
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _models_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[type[BaseModel]]:
+    """Follow a location of validation down to the model classes that it may be in."""
     candidates: list[type[BaseModel]] = [model]
     for part in location:
         below: list[type[BaseModel]] = []
@@ -133,7 +149,7 @@ def _model_at(location: tuple[int | str, ...], model: type[BaseModel]) -> type[B
         # A union's tag, a key of a mapping or a place in a list: stay, or narrow by the tag.
         tagged = [each for each in candidates if _is_tagged(each, part)]
         candidates = tagged or candidates
-    return candidates[0] if len(candidates) == 1 else None
+    return candidates
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
