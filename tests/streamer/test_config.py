@@ -173,6 +173,16 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
             " tcp://HOST:PORT, got ['tcp://a']",
         ),
         (
+            "data_handlers",
+            [{"type": "BinaryDataStreamingDataHandler", "library": "nng", "urls": ["ipc:///a"]}],
+            "data_handlers.0.BinaryDataStreamingDataHandler.urls: value error, 'ipc:///a' must"
+            " begin with tcp:// for nng, got ['ipc:///a']",
+        ),
+        (
+            "data_sources", {"t": {"required": False}},
+            "data_sources.t.type: is required; allowed: ConstValue, EventValue,",
+        ),
+        (
             "data_handlers", [{"type": "BinaryFileWritingDataHandler", "file_prefix": "../x"}],
             "data_handlers.0.BinaryFileWritingDataHandler.file_prefix: value error, must not",
         ),
@@ -186,6 +196,15 @@ def test_a_mistake_is_explained(
     with pytest.raises(InvalidConfigError) as caught:
         parse_parameters(document)
     assert any(problem.startswith(line) for problem in caught.value.problems), caught.value
+
+
+def test_an_unknown_source_is_one_mistake(document: dict[str, Any]) -> None:
+    document["event_source"] = {"type": "SimulatedDetector"}
+    document["source_identifier"] = ""
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_parameters(document)
+    (problem,) = caught.value.problems
+    assert problem.endswith("(did you mean 'SimulatedDetectorEventSource'?)")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])

@@ -197,12 +197,35 @@ def test_what_was_read_before_a_fault_is_delivered(
     document["source_identifier"] = str(source)
     document["event_source"] = {"type": "Hdf5EventSource"}
     document["data_sources"] = {"d": {"type": "EventValue", "name": "/d"}}
-    process = start(writing(document, tmp_path / "out"))
-    _, log = process.communicate(timeout=EXIT_S)
+    with pynng.Pull0(recv_timeout=30_000) as pull:
+        both = [
+            *pushing(document, listening(pull))["data_handlers"],
+            *writing(document, tmp_path / "out")["data_handlers"],
+        ]
+        process = start(document | {"data_handlers": both})
+        received = [index_of(pull.recv()) for _ in range(2)]
+        _, log = process.communicate(timeout=EXIT_S)
     assert process.returncode == 1
     assert f"lclstream: cannot read event 4 of /d in {source}: " in log
     files = sorted((tmp_path / "out").glob("*.h5"))
-    assert [index_of(path.read_bytes()) for path in files] == [[0, 1, 2], [3]]
+    assert [index_of(path.read_bytes()) for path in files] == received == [[0, 1, 2], [3]]
+    assert not json.loads((tmp_path / "out" / "r0.manifest.json").read_text())["complete"]
+
+
+def test_what_one_handler_loses_the_others_deliver(document: dict[str, Any], start: Start) -> None:
+    document["event_source"] |= {"events": 60}
+    with pynng.Pull0(recv_timeout=30_000) as pull:
+        # The message that fails has gone to the one before already.
+        both = [
+            *pushing(document, listening(pull))["data_handlers"],
+            *pushing(document, "tcp://127.0.0.1:1", connect_timeout_s=0.3)["data_handlers"],
+        ]
+        process = start(document | {"data_handlers": both})
+        received = index_of(pull.recv())
+        _, log = process.communicate(timeout=EXIT_S)
+    assert process.returncode == 1
+    assert received == [0, 1, 2]
+    assert "messages not delivered: no connection within 0.3 s" in log
 
 
 @pytest.mark.parametrize(

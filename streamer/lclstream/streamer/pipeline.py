@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import chain, islice
 
-from lclstream.core.errors import DeliveryError
 from lclstream.streamer.batching import Array, Batcher
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.event_sources import PacedSource
@@ -53,13 +52,12 @@ class Pipeline:
         with closing(source):
             try:
                 self._stream(source, limit)
-                self._close_handlers()
             except StuckError:
                 # Who is stuck in a handler holds it: closing it would hang too.
                 self._handlers.clear()
                 raise
             finally:
-                # This does nothing to handlers that were closed.
+                # Those that were opened before the mistake showed; the others are closed.
                 for handler in self._handlers:
                     handler.abort()
 
@@ -100,21 +98,3 @@ class Pipeline:
     def _rate_hz(self) -> float:
         config = self._parameters.event_source
         return config.rate_hz if isinstance(config, PacedSource) else 0.0
-
-    def _close_handlers(self) -> None:
-        """Let every handler deliver its rest, whatever the others meet.
-
-        Raises:
-            DeliveryError: some could not; names all.
-        """
-        if self._stop.now:
-            return
-        failures: list[DeliveryError] = []
-        for handler in self._handlers:
-            try:
-                handler.close()
-            except DeliveryError as error:
-                failures.append(error)
-        if failures:
-            lost = sum(error.undelivered for error in failures)
-            raise DeliveryError("; ".join(map(str, failures)), lost)

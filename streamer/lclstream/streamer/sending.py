@@ -4,17 +4,20 @@ At most `BATCHES` batches exist; when all wait to be sent, reading waits too: th
 back-pressure of a slow receiver.
 """
 
+import logging
 import queue
 import threading
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
-from lclstream.core.errors import DeliveryError, StreamError, UnavailableError
+from lclstream.core.errors import DeliveryError, LclstreamError, StreamError, UnavailableError
 from lclstream.streamer.batching import Batch, Form
 from lclstream.streamer.handlers import Handler
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.serializers import Serializer
 from lclstream.streamer.stopping import StopRequest
+
+logger = logging.getLogger(__name__)
 
 # One that is filled, one that is sent, one in between.
 BATCHES = 3
@@ -84,9 +87,11 @@ class BatchPool:
 class Sender:
     """The thread that makes messages and hands them to every handler.
 
-    Resource handling: a context manager; the thread has ended when it is left.
+    Resource handling: a context manager; when it is left the thread has ended, and all handlers
+    are closed.
 
-    Error handling: the first error of a handler ends the thread; it is raised on leaving.
+    Error handling: the first error of a handler ends the thread; it is raised on leaving. The
+    other handlers still deliver what they got, whatever fails.
     """
 
     def __init__(
@@ -101,6 +106,9 @@ class Sender:
         self._pool, self._progress, self._stop = pool, progress, stop
         self._ready: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
+        self._broken: Handler | None = None
+        self._is_complete = True
+        self._unclosed: list[LclstreamError] = []
         self._put = self._sequence = 0
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
 
@@ -120,19 +128,31 @@ class Sender:
             DeliveryError: a handler failed; says how many messages are left.
             StuckError: a handler does not come back, and everything shall end now.
         """
+        self._is_complete = error is None
         self._ready.put(None)
         while self._thread.is_alive() and not self._stop.now:
             self._thread.join(LOOK_INTERVAL_S)
         self._thread.join(GIVE_UP_S)
         if self._thread.is_alive():
-            raise StuckError(f"{self._left} messages thrown away: {self._stop.reason}")
-        if self._error is None or self._stop.now:
+            what = f"{self._left}" if self._left else "unacknowledged"
+            raise StuckError(f"{what} messages thrown away: {self._stop.reason}")
+        if self._stop.now:
+            if self._left:
+                logger.warning("messages_thrown_away", extra={"messages": self._left})
             return
-        if isinstance(self._error, UnavailableError | StreamError):
+        if self._error is not None:
+            self._raise_error(self._error)
+        # What has failed before says more.
+        if self._unclosed and error is None:
+            lost = sum(getattr(each, "undelivered", 0) for each in self._unclosed)
+            raise DeliveryError("; ".join(map(str, self._unclosed)), lost)
+
+    def _raise_error(self, error: BaseException) -> NoReturn:
+        if isinstance(error, UnavailableError | StreamError):
             # Of those that a handler calls lost, one is the message of its last call.
-            lost = self._left + max(getattr(self._error, "undelivered", 1) - 1, 0)
-            raise DeliveryError(f"{lost} messages not delivered: {self._error}", lost)
-        raise self._error
+            lost = self._left + max(getattr(error, "undelivered", 1) - 1, 0)
+            raise DeliveryError(f"{lost} messages not delivered: {error}", lost)
+        raise error
 
     @property
     def _left(self) -> int:
@@ -153,11 +173,29 @@ class Sender:
             self._error = error
         finally:
             self._pool.end()
+            self._close_handlers()
 
     def _send(self, batch: Batch) -> None:
         batch.sequence = self._sequence
         payload = self._serializer.payload(batch)
         for handler in self._handlers:
+            self._broken = handler
             handler.send(payload, batch.count)
+        self._broken = None
         self._progress.delivered(payload, batch.count)
         self._sequence += 1
+
+    def _close_handlers(self) -> None:
+        """Let every handler deliver its rest, whatever the others meet."""
+        is_complete = self._is_complete and self._error is None
+        for handler in self._handlers:
+            try:
+                if handler is self._broken or self._stop.now:
+                    handler.abort()
+                else:
+                    handler.close(complete=is_complete)
+            except LclstreamError as error:
+                logger.warning("handler_not_closed", extra={"reason": str(error)})
+                self._unclosed.append(error)
+            except BaseException as error:
+                self._error = self._error or error

@@ -1,14 +1,19 @@
 """The wish to end early, made by a signal or by the transfers service."""
 
 import contextlib
+import math
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# How long what was read already is still delivered after a signal: SLURM kills 30 s after it,
+# and the final report has to be out by then.
+SIGNAL_TIMEOUT_S = 20.0
 
 
 class StopRequest:
@@ -22,8 +27,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason = ""
         self.signal_number = 0
-        self.now = False
-        """Whether what was read already shall be thrown away too."""
+        self._now = False
+        self._patient_until = math.inf
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
 
@@ -44,10 +49,15 @@ class StopRequest:
         """Whether the run shall end."""
         return bool(self.reason)
 
+    @property
+    def now(self) -> bool:
+        """Whether what was read already shall be thrown away too."""
+        return self._now or time.monotonic() >= self._patient_until
+
     def request(self, reason: str, *, now: bool = False) -> None:
         """Ask the run to end; the first reason counts."""
         self.reason = self.reason or reason
-        self.now = self.now or now
+        self._now = self._now or now
         # The pipe may be full of earlier requests, which wake as well.
         with contextlib.suppress(BlockingIOError):
             os.write(self._waker, b".")
@@ -71,5 +81,6 @@ class StopRequest:
     def _received(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.signal_number = number
+        self._patient_until = time.monotonic() + SIGNAL_TIMEOUT_S
         self.request(signal.Signals(number).name)
         signal.signal(number, signal.SIG_DFL)

@@ -14,8 +14,8 @@ from lclstream.streamer.config.source_identifier import PSANA2_TOKENS, identifie
 Location = tuple[str | int, ...]
 
 SIMPLON_SOURCES = ("timestamp", "detector_data", "detector_geometry", "run_info")
-# Sources that make their events up need no `source_identifier`.
-SELF_SUFFICIENT = ("InternalEventSource", "SimulatedDetectorEventSource")
+# Sources that make their events up need no `source_identifier`; these do.
+FROM_FILES = ("Hdf5EventSource", "Psana1EventSource", "Psana2EventSource", "Xtc2EventSource")
 # The highest level of the codecs that have levels; zfp compresses numbers of 32 and 64 bits.
 MAX_LEVEL = {"gzip": 9, "gzip_with_shuffle": 9, "bitshuffle_with_zstd": 22}
 NOT_FOR_ZFP = ("bool", "int8", "int16", "uint8", "uint16", "float16", "str")
@@ -61,7 +61,7 @@ def _identifier(document: Mapping[str, Any]) -> Iterator[Problem]:
     kind, identifier = _type(document, "event_source"), document.get("source_identifier", "")
     if not isinstance(kind, str) or not isinstance(identifier, str):
         return
-    if not identifier.strip() and kind not in SELF_SUFFICIENT:
+    if not identifier.strip() and kind in FROM_FILES:
         yield Problem(("source_identifier",), f"must say what {kind} shall read", identifier)
     if kind == "Psana2EventSource":
         for key, value in identifier_tokens(identifier):

@@ -1,5 +1,6 @@
 """What is taken from each event: the models of the `data_sources` section."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -228,3 +229,14 @@ DataSourceConfig = Annotated[
     | SourceIdentifierConfig,
     Field(discriminator="type"),
 ]
+
+
+def wanted_readings(sources: Mapping[str, DataSource]) -> list[tuple[str, str]]:
+    """Return (name, field) of everything that data sources read from an event."""
+    wanted: list[tuple[str, str]] = []
+    for source in sources.values():
+        if isinstance(source, EventValueConfig):
+            wanted.append((source.name, source.field))
+        elif isinstance(source, DetectorInterface):
+            wanted += [(source.psana_name, field) for field in source.fields]
+    return wanted

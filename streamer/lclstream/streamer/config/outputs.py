@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from lclstream.core.models import StrictModel
 
@@ -103,33 +103,36 @@ class BinaryDataStreamingDataHandlerConfig(StrictModel):
     """Push each message into a socket."""
 
     type: Literal["BinaryDataStreamingDataHandler"] = "BinaryDataStreamingDataHandler"
+    library: Literal["nng", "zmq"] = "zmq"
     urls: list[str] = Field(min_length=1)
     """`tcp://HOST:PORT`; several share the messages between them."""
     role: Literal["client", "server"] = "client"
     """`client` connects to the urls, `server` listens there."""
-    library: Literal["nng", "zmq"] = "zmq"
     socket_type: Literal["push"] = "push"
     distribute: bool = False
     """Whether each rank uses its own share of the urls instead of all."""
     buffer: int = Field(default=0, ge=0)
-    """Send buffer of the operating system in bytes; 0 = its default."""
+    """Send buffer of the operating system in bytes, for zmq; 0 = its default."""
     connect_timeout_s: float = Field(default=30.0, gt=0)
     """How long a message may wait while nobody is at the other end; then the run fails."""
     send_timeout_s: float = Field(default=600.0, gt=0)
     """How long one message may wait for the other end; then the run fails."""
-    flush_timeout_s: float = Field(default=60.0, gt=0)
+    flush_timeout_s: float = Field(default=600.0, gt=0)
     """How long to wait at the end until everything has been delivered."""
 
     @field_validator("urls")
     @classmethod
-    def _addresses(cls, urls: list[str]) -> list[str]:
+    def _addresses(cls, urls: list[str], info: ValidationInfo) -> list[str]:
+        library = info.data.get("library", "zmq")
+        schemes = ("tcp",) if library == "nng" else ("tcp", "ipc")
         for url in urls:
             scheme, _, rest = url.partition("://")
             port = rest.rpartition(":")[2]
+            if scheme not in schemes:
+                allowed = " or ".join(f"{each}://" for each in schemes)
+                raise ValueError(f"{url!r} must begin with {allowed} for {library}")
             if scheme == "tcp" and not (port.isdigit() and int(port) < 65536):
                 raise ValueError(f"{url!r} must be tcp://HOST:PORT")
-            if scheme not in ("tcp", "ipc", "tls+tcp"):
-                raise ValueError(f"{url!r} must begin with tcp://, tls+tcp:// or ipc://")
         return urls
 
 

@@ -23,8 +23,11 @@ class Handler(Protocol):
         """
         ...
 
-    def close(self) -> None:
+    def close(self, *, complete: bool = True) -> None:
         """Deliver what is left and release everything; may be called again.
+
+        Args:
+            complete: whether all that the run has was sent.
 
         Raises:
             DeliveryError: messages could not be delivered.

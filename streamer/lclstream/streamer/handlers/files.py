@@ -70,13 +70,16 @@ class BinaryFileWritingDataHandler:
             }
         )
 
-    def close(self) -> None:
+    def close(self, *, complete: bool = True) -> None:
         """Write the manifest.
+
+        Args:
+            complete: whether the files hold everything.
 
         Raises:
             DeliveryError: the disk does not take it.
         """
-        self._end(complete=True)
+        self._end(complete=complete)
 
     def abort(self) -> None:
         """Write the manifest of what there is, marked as not complete."""

@@ -38,12 +38,13 @@ class NngPushHandler:
         del events
         self._push.send(payload)
 
-    def close(self) -> None:
+    def close(self, *, complete: bool = True) -> None:
         """Wait until the receivers' kernels have acknowledged every byte.
 
         Raises:
             DeliveryError: messages were lost.
         """
+        del complete
         self._push.close(self._flush_timeout_s)
 
     def abort(self) -> None:

@@ -75,12 +75,13 @@ class ZmqPushHandler:
                 f"1 message not taken within {self._config.send_timeout_s} s: {self._urls}", 1
             ) from None
 
-    def close(self) -> None:
+    def close(self, *, complete: bool = True) -> None:
         """Let the library end its connections properly.
 
         Raises:
             DeliveryError: the receiver went away before.
         """
+        del complete
         if self._closed:
             return
         try:

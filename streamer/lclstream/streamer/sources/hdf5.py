@@ -11,7 +11,7 @@ import numpy as np
 from lclstream.core.errors import DecodeError, InvalidConfigError
 from lclstream.core.models import near
 from lclstream.streamer.config import Hdf5EventSourceConfig, Parameters
-from lclstream.streamer.config.data_sources import DetectorInterface, EventValueConfig
+from lclstream.streamer.config.data_sources import wanted_readings
 from lclstream.streamer.config.source_identifier import identifier_files
 from lclstream.streamer.events import Event, Value, unknown_reading
 
@@ -57,7 +57,7 @@ class Hdf5EventSource:
         self._config = config
         self._rank, self._size = rank, size
         self._names = MappingProxyType(dict(config.names))
-        self._wanted = _wanted(parameters)
+        self._wanted = wanted_readings(parameters.data_sources)
         self._paths = [
             Path(each).expanduser() for each in identifier_files(parameters.source_identifier)
         ]
@@ -180,14 +180,3 @@ def _open(path: Path) -> h5py.File:
         if not path.is_file():
             raise InvalidConfigError(f"{path}: no such file") from None
         raise InvalidConfigError(f"{path}: not a readable HDF5 file: {error}") from None
-
-
-def _wanted(parameters: Parameters) -> list[tuple[str, str]]:
-    """Return (name, field) of everything that the data sources read."""
-    wanted: list[tuple[str, str]] = []
-    for source in parameters.data_sources.values():
-        if isinstance(source, EventValueConfig):
-            wanted.append((source.name, source.field))
-        elif isinstance(source, DetectorInterface):
-            wanted += [(source.psana_name, field) for field in source.fields]
-    return wanted

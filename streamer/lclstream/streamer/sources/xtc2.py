@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from lclstream.streamer.config import Parameters
-from lclstream.streamer.config.data_sources import DetectorInterface, EventValueConfig
+from lclstream.streamer.config.data_sources import wanted_readings
 from lclstream.streamer.events import Event
 from lclstream.streamer.sources.xtc2_events import EventBuilder, Stream, Xtc2Readings
 from lclstream.streamer.sources.xtc2_files import select
@@ -32,7 +32,7 @@ class Xtc2EventSource:
             builder = EventBuilder(recording)
             # What a run has is known when its first event comes.
             if next(iter(builder), None) is not None:
-                for name, field in _wanted(parameters):
+                for name, field in wanted_readings(parameters.data_sources):
                     builder.layout.require(name, field)
 
     def __iter__(self) -> Iterator[Event]:
@@ -64,12 +64,3 @@ class Xtc2EventSource:
 
     def close(self) -> None:
         """Do nothing: the maps of the files go with the last event that uses them."""
-
-
-def _wanted(parameters: Parameters) -> Iterator[tuple[str, str]]:
-    """Yield (name, field) of everything that the data sources read."""
-    for source in parameters.data_sources.values():
-        if isinstance(source, EventValueConfig):
-            yield source.name, source.field
-        elif isinstance(source, DetectorInterface):
-            yield from ((source.psana_name, field) for field in source.fields)
