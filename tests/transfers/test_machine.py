@@ -288,7 +288,7 @@ def test_a_missing_rank_is_named_after_the_settle_timer() -> None:
     bench.job(PRODUCER, S.COMPLETED)
     bench.job(BUFFER, S.COMPLETED)
     assert bench.phase() is Phase.DRAINING
-    assert set(bench.t.timers) == {Timer.DRAIN, Timer.SETTLE, Timer.TOTAL}
+    assert set(bench.t.timers) == {Timer.SETTLE, Timer.TOTAL}
     bench.wait(LIMITS.settle_s)
     assert bench.phase() is Phase.FAILED
     assert bench.t.reason == "only 1 of 3 producer processes reported their end"
@@ -338,6 +338,71 @@ def test_consumer_jobs_get_time_after_the_stream_ended() -> None:
     bench.wait(LIMITS.drain_s - 1)
     assert bench.phase() is Phase.DRAINING
     assert cancels(bench.wait(1)) == [CONSUMERS[0]]
+
+
+def late_consumer() -> Bench:
+    """Return a transfer whose second consumer waits in a queue while the first gets all."""
+    bench = Bench()
+    bench.start(Role.CONSUMER, "peaks", 2)
+    bench.streaming()
+    bench.job(CONSUMERS[0], S.QUEUED, S.ACTIVE)
+    bench.job(CONSUMERS[1], S.QUEUED)
+    return bench
+
+
+def test_a_consumer_that_nobody_misses_need_not_come() -> None:
+    bench = late_consumer().all_reported(consumers=1)
+    for key in (PRODUCER, BUFFER, CONSUMERS[0]):
+        bench.job(key, S.COMPLETED)
+    assert cancels(bench.wait(LIMITS.drain_s)) == [CONSUMERS[1]]
+    assert bench.phase() is Phase.DRAINING
+    bench.job(CONSUMERS[1], S.CANCELED)
+    assert (bench.phase(), bench.t.reason) == (Phase.COMPLETED, "")
+    assert bench.t.job(CONSUMERS[1]).info == "not needed: the others took everything"
+
+
+def test_a_late_consumer_is_missed_where_something_is_missing() -> None:
+    bench = late_consumer().all_reported(consumers=1, got=PART)
+    for key in (PRODUCER, BUFFER, CONSUMERS[0]):
+        bench.job(key, S.COMPLETED)
+    bench.wait(LIMITS.drain_s)
+    bench.job(CONSUMERS[1], S.CANCELED)
+    assert bench.phase() is Phase.FAILED
+    assert "fewer than buffer.received" in bench.t.reason
+
+
+def test_a_late_consumer_that_cannot_be_canceled_fails_the_transfer() -> None:
+    bench = late_consumer().all_reported(consumers=1)
+    for key in (PRODUCER, BUFFER, CONSUMERS[0]):
+        bench.job(key, S.COMPLETED)
+    bench.wait(LIMITS.drain_s)
+    bench.wait(LIMITS.stop_s)
+    assert bench.phase() is Phase.FAILING
+    assert bench.t.reason.endswith("waiting for consumer peaks-1")
+
+
+def test_the_only_consumer_is_always_missed() -> None:
+    bench = Bench()
+    bench.start(Role.CONSUMER, "peaks", 1)
+    bench.streaming().all_reported()
+    for key in (PRODUCER, BUFFER):
+        bench.job(key, S.COMPLETED)
+    bench.wait(LIMITS.drain_s)
+    assert bench.phase() is Phase.FAILING
+
+
+def test_reports_have_their_time_although_the_drain_timer_is_near() -> None:
+    bench = Bench().streaming(consumers=1)
+    bench.report(Role.CONSUMER, "c0", received=PART)
+    bench.all_reported()
+    for key in (PRODUCER, BUFFER):
+        bench.job(key, S.COMPLETED)
+    bench.wait(LIMITS.drain_s - 1)
+    bench.job(CONSUMERS[0], S.COMPLETED)
+    bench.wait(LIMITS.settle_s - 1)
+    assert bench.phase() is Phase.DRAINING
+    bench.report(Role.CONSUMER, "c0", received=FULL, final=True)
+    assert bench.phase() is Phase.COMPLETED
 
 
 def test_one_dead_consumer_leaves_the_rest_to_the_other() -> None:

@@ -100,17 +100,18 @@ class Draft:
     def _cancel_jobs(self, *roles: Role) -> None:
         for role in roles:
             for job in self.t.of_role(role):
-                if job.is_final or job.canceling:
-                    continue
-                if job.submitting:
-                    self.t = self.t.with_job(replace(job, canceling=True))
-                    self.actions.append(CancelJob(key=job.key))
-                else:
-                    ended = replace(
-                        job, canceling=True, state=JobState.CANCELED, info="never submitted"
-                    )
-                    self.t = self.t.with_job(ended)
-                    self.note(ended)
+                if not (job.is_final or job.canceling):
+                    self.cancel_job(job)
+
+    def cancel_job(self, job: Job) -> None:
+        """Cancel a job that lives; one that was never submitted ends at once."""
+        if job.submitting:
+            self.t = self.t.with_job(replace(job, canceling=True))
+            self.actions.append(CancelJob(key=job.key))
+        else:
+            ended = replace(job, canceling=True, state=JobState.CANCELED, info="never submitted")
+            self.t = self.t.with_job(ended)
+            self.note(ended)
 
     def _can_flush(self) -> bool:
         buffer = self.t.buffer

@@ -11,7 +11,8 @@ Rules that hold in every order of events:
 - in the clean-up producers stop before the buffer drains, and the buffer drains before it is
   stopped, unless the transfer was canceled at once;
 - a transfer is `completed` only when every job completed, every process reported its end without
-  a fault and the ledger balances.
+  a fault and the ledger balances; of several consumer jobs those that still wait for their turn
+  when the others have taken everything are canceled without being missed.
 """
 
 from dataclasses import replace
@@ -52,6 +53,8 @@ BUFFER_NAME = "buffer"
 
 _ORDER = {JobState.NEW: 0, JobState.QUEUED: 1, JobState.ACTIVE: 2}
 _FINAL_ORDER = 3
+# Of a job that has not begun.
+WAITING = (JobState.NEW, JobState.QUEUED)
 
 
 def advance(transfer: Transfer, event: Event, ledger: Ledger, now: float) -> Step:
@@ -162,6 +165,8 @@ class _Machine(Draft):
     def _apply(self, job: Job, state: JobState, jobndx: int, info: str) -> None:
         # A cancellation carries index 0 and ends the run that is known.
         ndx = max(job.jobndx, jobndx)
+        # Why it was canceled says more than nothing.
+        info = info or (job.info if job.canceling else "")
         changed = replace(job, state=state, jobndx=ndx, info=info)
         self.t = self.t.with_job(changed)
         self.note(changed)
@@ -244,6 +249,8 @@ class _Machine(Draft):
         if is_settled(self.t, self.ledger):
             self._judge()
         elif Timer.SETTLE not in self.t.timers:
+            # Nothing is left to drain; only reports are missing.
+            self.disarm(Timer.DRAIN)
             self.arm(Timer.SETTLE, self.t.limits.settle_s)
 
     def _judge(self) -> None:
@@ -334,9 +341,24 @@ class _Machine(Draft):
         self.fail(f"idle: nothing moved for {self.t.limits.idle_s:g} s")
 
     def _drain_fired(self) -> None:
+        if self._dismiss_late_consumers():
+            return
         waits_for = ", ".join(job.title for job in self.t.jobs if not job.is_final)
         text = f"drain: not done after {self.t.limits.drain_s:g} s, waiting for {waits_for}"
         self.fail(text, at_once=True)
+
+    def _dismiss_late_consumers(self) -> bool:
+        """Cancel consumer jobs that have not begun, if it is only them that the end waits for."""
+        consumers = self.t.of_role(Role.CONSUMER)
+        alive = [job for job in self.t.jobs if not job.is_final]
+        late = [job for job in consumers if job.state in WAITING and not job.canceling]
+        if alive != late or not any(job.state is JobState.COMPLETED for job in consumers):
+            return False
+        self.arm(Timer.DRAIN, self.t.limits.stop_s)
+        for job in late:
+            self.cancel_job(replace(job, info="not needed: the others took everything"))
+        self._go_on()
+        return True
 
     def _total_fired(self) -> None:
         self.fail(f"total: not done after {self.t.limits.total_s:g} s")

@@ -8,6 +8,7 @@ out of it. Its phases:
 `streaming`   a producer runs;
 `draining`    no more data comes in; consumers take what the buffer holds;
 `completed`   every producer, the buffer and every consumer ended well and the ledger balances;
+              consumer jobs that had not begun when others had taken everything are not missed;
 `canceling`, `failing`
               something else ended it: producers stop first, consumers may take what the buffer
               holds for a limited time, then everything that still lives is canceled;
