@@ -36,6 +36,22 @@ def balanced() -> Ledger:
     return ledger
 
 
+def test_activity_shows_what_moves_and_who_produces() -> None:
+    ledger = Ledger()
+    seen = [ledger.activity()]
+    ledger.add(report("producer", "r0", sent=tally(), final=False))
+    seen.append(ledger.activity())
+    ledger.add(report("producer", "r0", sent=tally(b"one"), final=False))
+    seen.append(ledger.activity())
+    ledger.add(report("buffer", "b", received=tally(b"one"), sent=tally(), final=False))
+    seen.append(ledger.activity())
+    ledger.add(report("producer", "r0", sent=tally(b"one"), final=False))
+    assert ledger.activity() == seen[-1]
+    ledger.add(report("producer", "r0", sent=tally(b"one")))
+    seen.append(ledger.activity())
+    assert seen == [(0, 0, 0), (0, 0, 1), (1, 3, 1), (2, 6, 1), (2, 6, 0)]
+
+
 def test_hops_that_agree() -> None:
     ledger = balanced()
     assert ledger.differences() == []

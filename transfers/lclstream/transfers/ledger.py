@@ -30,7 +30,11 @@ class HopTotals:
 class Ledger:
     """Holds the latest report of each process; a final report is never replaced."""
 
-    reports: dict[tuple[Role, str], Report] = field(default_factory=dict)
+    reports: dict[tuple[Role, str], Report] = field(default_factory=dict, init=False)
+    # Sums over all hops, kept because each report of each rank asks for them.
+    _messages: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
+    _producing: int = field(default=0, init=False)
 
     def add(self, report: Report) -> bool:
         """Take in a report and return whether it is the first final one of its process.
@@ -45,7 +49,17 @@ class Ledger:
         if known is None and len(self.reports) >= MOST_PEERS:
             raise TooLargeError(f"more than {MOST_PEERS} processes report to this transfer")
         self.reports[key] = report
+        if known is not None:
+            self._count(known, -1)
+        self._count(report, 1)
         return report.final
+
+    def _count(self, report: Report, sign: int) -> None:
+        for tally in (report.received, report.sent):
+            if tally is not None:
+                self._messages += sign * tally.messages
+                self._bytes += sign * tally.bytes
+        self._producing += sign * (report.hop == Role.PRODUCER.value and not report.final)
 
     def of(self, role: Role) -> list[Report]:
         """Return the reports of one role."""
@@ -93,9 +107,7 @@ class Ledger:
 
     def activity(self) -> tuple[int, ...]:
         """Return figures that change when a message moves or a producer comes or goes."""
-        hops = self.hops()
-        peers = sum(1 for report in self.of(Role.PRODUCER) if not report.final)
-        return (*(hop.tally.messages for hop in hops), *(hop.tally.bytes for hop in hops), peers)
+        return self._messages, self._bytes, self._producing
 
     def finals(self, role: Role) -> int:
         """Return how many processes of a role have reported their end."""
