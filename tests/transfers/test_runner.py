@@ -24,7 +24,7 @@ from lclstream.transfers.record import Limits, Role, Transfer
 from lclstream.transfers.runner import Runner
 from lclstream.transfers.specs import Specs
 from lclstream.transfers.states import Phase, Timer
-from lclstream.transfers.store import Store, StoreThread
+from lclstream.transfers.store import Store, StoredStart, StoreThread
 
 pytestmark = pytest.mark.anyio
 
@@ -206,7 +206,7 @@ async def test_without_any_callback(bench: Bench) -> None:
 async def test_answers_that_are_lost_do_not_submit_twice(bench: Bench) -> None:
     number = await bench.new()
     bench.jobs.answer_lost = True
-    bench.jobs.faults = [UnavailableError("down"), ValueError("not JSON")]
+    bench.jobs.faults = [UnavailableError("down"), ValueError("not JSON"), TypeError("?")]
     async with bench.runner(number) as runner:
         await runner.post(StartAsked(role=Role.BUFFER, name="", site="here"))
         await known(bench, 1)
@@ -336,3 +336,33 @@ async def test_jobs_are_made_as_their_roles_need(bench: Bench) -> None:
     }
     assert b"tcp://127.0.0.1:1" not in files["lclstreamer.json"]
     assert b'"tcp://h:1"' in files["lclstreamer.json"]
+
+
+async def test_resources_that_do_not_fit_together_are_refused_at_once(bench: Bench) -> None:
+    number = await bench.new(producers=1)
+    site = SITE.model_copy(update={"resources": {"processes_per_node": 2}})
+    body = {"role": "consumer", "script": "echo", "resources": {"process_count": 4}}
+    async with bench.runner(number) as runner:
+        runner._performer._sites = {"here": Site(config=site, jobs=bench.jobs)}
+        start = StoredStart(role=Role.CONSUMER, name="peaks", body=body)
+        await runner.post(StartAsked(role=Role.CONSUMER, name="peaks", site="here"), start=start)
+        await known(bench, 1)
+        await report(runner, Role.BUFFER, listens=True)
+        await phase(runner, Phase.FAILING)
+        reason = runner.transfer.reason
+    assert reason.startswith("consumer peaks-0 failed: resources of consumer peaks-0 at here: ")
+    assert "process_count excludes" in reason
+
+
+async def test_a_report_after_the_final_one_is_not_stored(bench: Bench) -> None:
+    number = await bench.new()
+    async with bench.runner(number) as runner:
+        await start_all(runner)
+        await report(runner, Role.PRODUCER, final=True)
+        # It was sent before, and was held up on its way.
+        await report(runner, Role.PRODUCER)
+        await runner.post(CancelAsked(reason="asked"))
+    stored = await bench.store.do(Store.load, number)
+    assert stored is not None
+    assert stored.ledger.unfinished(Role.PRODUCER) == []
+    assert stored.ledger.finals(Role.PRODUCER) == 1

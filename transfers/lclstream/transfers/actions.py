@@ -127,7 +127,8 @@ class Performer:
         if not job.jobid:
             yield JobCreated(key=job.key, jobid=jobid)
         try:
-            await site.jobs.cancel(jobid)
+            with understandable(site.config.name):
+                await site.jobs.cancel(jobid)
         except NotFoundError:
             yield JobRefused(key=job.key, reason="its site does not know it any more")
 
@@ -170,17 +171,20 @@ class Performer:
 
 @contextmanager
 def understandable(site: str) -> Iterator[None]:
-    """Turn an answer that is not what a jobs service answers into a passing fault of its site.
+    """Turn what nobody expected of a jobs service into a passing fault of its site.
+
+    Anything else than our errors would end the service, and all transfers with it.
 
     Raises:
-        SchedulerError: the answer could not be read.
+        SchedulerError: the answer could not be read, or there was none for a strange reason.
     """
     try:
         yield
-    except ValueError as error:
-        raise SchedulerError(
-            f"the jobs service of {site} gave a strange answer: {error}"
-        ) from error
+    except LclstreamError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise SchedulerError(f"the jobs service of {site} gave a strange answer: {what}") from error
 
 
 def changed(job: Job, step: JobStepInfo) -> JobChanged:

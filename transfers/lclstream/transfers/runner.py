@@ -25,7 +25,7 @@ from lclstream.transfers.events import (
     TimerFired,
 )
 from lclstream.transfers.machine import advance
-from lclstream.transfers.record import Job, Transfer
+from lclstream.transfers.record import Job, Role, Transfer
 from lclstream.transfers.states import FINAL
 from lclstream.transfers.store import PendingAction, Store, Stored, StoredStart, StoreThread
 
@@ -88,7 +88,7 @@ class Runner:
         self._ended = False
         self._released = False
         self._news = asyncio.Event()
-        self._live_reports: dict[tuple[str, str], Report] = {}
+        self._live_reports: dict[tuple[Role, str], Report] = {}
         self._kept_at = clock()
         self._canceled_at: dict[str, float] = {}
         self._pending = stored.pending
@@ -202,7 +202,9 @@ class Runner:
         before = self.transfer
         if item.report is not None and before.phase not in FINAL:
             self.ledger.add(item.report)
-            self._live_reports[item.report.hop, item.report.peer] = item.report
+            # What the ledger holds: a report that comes after the final one is not kept.
+            key = Role(item.report.hop), item.report.peer
+            self._live_reports[key] = self.ledger.reports[key]
         step = advance(before, event, self.ledger, now)
         if not _is_worth_a_row(before, step):
             if isinstance(event, JobChanged):

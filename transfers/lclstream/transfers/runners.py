@@ -77,7 +77,7 @@ class Runners:
         return len(self._runners)
 
     async def begin(self, number: int) -> None:
-        """Start what was not held; after a restart again, if it did not come to that."""
+        """Start what was not held; asking again does no harm."""
         await self._begin(await self._runner(number))
 
     async def wait_news(self, number: int, since: int, timeout_s: float) -> None:
@@ -90,8 +90,9 @@ class Runners:
     async def _begin(self, runner: Runner) -> None:
         if runner.request["hold"] or runner.transfer.phase is not Phase.REQUESTED:
             return
+        # One event, which brings the buffer too: a service that is killed between two would leave
+        # a buffer to which nobody ever sends.
         site = runner.request["site"]
-        await runner.post(StartAsked(role=Role.BUFFER, name="", site=site))
         await runner.post(StartAsked(role=Role.PRODUCER, name=PRODUCER_NAME, site=site))
 
     async def post(

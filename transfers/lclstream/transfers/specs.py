@@ -25,6 +25,7 @@ from lclstream.core.ledger import (
     ENV_TRANSFER,
     ENV_URL,
 )
+from lclstream.core.models import parse
 from lclstream.identity.authority import TRUSTED, Authority
 from lclstream.jobs.models import JobSpec, ResourceSpec
 from lclstream.streamer.config import BinaryDataStreamingDataHandlerConfig
@@ -163,7 +164,7 @@ def _script(wanted: JobRequest) -> str:
         return _shell(_buffer_command(wanted))
     if wanted.job.role is Role.PRODUCER:
         return _shell(_producer_command(wanted))
-    return ConsumerStart.model_validate(wanted.start).script
+    return parse(ConsumerStart, wanted.start, f"start of {wanted.job.title}").script
 
 
 def _shell(words: list[str]) -> str:
@@ -209,4 +210,4 @@ def _resources(wanted: JobRequest) -> ResourceSpec:
     elif wanted.job.role is Role.BUFFER:
         for name in ("node_count", "processes_per_node", "process_count"):
             values.pop(name, None)
-    return ResourceSpec.model_validate(values)
+    return parse(ResourceSpec, values, f"resources of {wanted.job.title} at {wanted.site.name}")
