@@ -5,10 +5,13 @@ import pytest
 from lclstream.core import errors
 from lclstream.core.errors import (
     DeliveryError,
+    IdentityError,
     IllegalTransitionError,
     InvalidConfigError,
     LclstreamError,
+    UntrustedPeerError,
     from_body,
+    is_misconfiguration,
 )
 
 
@@ -54,6 +57,41 @@ def test_data_stay_with_the_error_that_was_raised_here() -> None:
     assert transition.history == ("new", "queued")
     config = InvalidConfigError("f.yaml: 2 problems", ["a: is required", "b: unknown field"])
     assert str(config) == "f.yaml: 2 problems\n  a: is required\n  b: unknown field"
+
+
+def test_problems_arrive_one_by_one() -> None:
+    sent = InvalidConfigError.counted("f.yaml", ["a: is required", "b: unknown field"])
+    received = from_body(sent.body(), sent.status)
+    assert isinstance(received, InvalidConfigError)
+    assert str(received) == "f.yaml: 2 problems\n  a: is required\n  b: unknown field"
+    assert received.problems == ("a: is required", "b: unknown field")
+
+
+def test_refusal_by_fastapi_is_readable() -> None:
+    listed = [
+        {"type": "missing", "loc": ["body", "script"], "msg": "Field required", "input": {}},
+        {"type": "enum", "loc": ["query", "state"], "msg": "Input should be 'new'", "input": "x"},
+    ]
+    error = from_body({"detail": listed}, 422)
+    assert isinstance(error, InvalidConfigError)
+    assert error.problems == ("body.script: Field required", "query.state: Input should be 'new'")
+    assert str(error).splitlines() == ["request: 2 problems", *(f"  {p}" for p in error.problems)]
+    assert str(from_body({"detail": ["odd", 7, {}]}, 400)).startswith("request: 3 problems")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (InvalidConfigError("no such field"), True),
+        (IdentityError("no id.key"), True),
+        (UntrustedPeerError("unknown ca"), False),
+        (RuntimeError("broken"), False),
+        (ExceptionGroup("", [IdentityError("a"), InvalidConfigError("b")]), True),
+        (ExceptionGroup("", [IdentityError("a"), RuntimeError("b")]), False),
+    ],
+)
+def test_who_must_act_before_the_program_can_work(error: Exception, expected: bool) -> None:
+    assert is_misconfiguration(error) is expected
 
 
 def test_outermost_handlers_can_catch_everything() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lclstream.core.errors import IdentityError, LclstreamError, UnavailableError
+from lclstream.core.errors import BackendError, IdentityError, LclstreamError, UnavailableError
 from lclstream.core.ledger import (
     Reply,
     Report,
@@ -112,6 +112,7 @@ class Sink:
     def __init__(self, identity: Path) -> None:
         self.reports: list[Report] = []
         self.reply = Reply()
+        self.body: bytes | None = None
         self.status = 200
         self.arrived = threading.Condition()
         sink = self
@@ -123,7 +124,7 @@ class Sink:
                     if sink.status == 200:
                         sink.reports.append(Report.model_validate_json(body))
                     sink.arrived.notify_all()
-                    answer = sink.reply.model_dump_json().encode()
+                    answer = sink.body or sink.reply.model_dump_json().encode()
                     status = sink.status
                     if sink.status == 503:
                         sink.status = 200
@@ -215,3 +216,14 @@ def test_final_report_without_a_service_raises(identities: tuple[Path, Credentia
 
 def test_peer_names_this_process() -> None:
     assert peer_name("rank-3").startswith("rank-3@")
+
+
+def test_strange_answer_does_not_end_the_reports(identities: tuple[Path, Credentials]) -> None:
+    service, credentials = identities
+    sink = Sink(service)
+    sink.body = b'{"command": "dance"}'
+    report = Report(hop="consumer", peer="c")
+    with running(sink), Reporter(sink.url, credentials, lambda: report, interval_s=0.01) as each:
+        sink.wait_for(3)
+        with pytest.raises(BackendError, match=r"did not answer with a reply"):
+            each.finish(report)

@@ -77,13 +77,15 @@ async def test_failed_start_releases_what_was_acquired() -> None:
 
 PROGRAM = """
 import asyncio, sys
-from lclstream.core.errors import InvalidConfigError
+from lclstream.core.errors import IdentityError, InvalidConfigError
 from lclstream.core.lifecycle import Service, serve
 
 class Main(Service):
     async def started(self):
         if sys.argv[1] == "misconfigured":
             raise InvalidConfigError("no such field")
+        if sys.argv[1] == "no identity":
+            raise IdentityError("no id.key in identity")
         print("ready", flush=True)
 
 async def die():
@@ -93,10 +95,21 @@ sys.exit(asyncio.run(serve(Main([die] if sys.argv[1] == "dies" else []))))
 """
 
 
-@pytest.mark.parametrize(("mode", "code"), [("dies", 1), ("misconfigured", 2)])
-def test_exit_code_says_whose_fault_it_was(mode: str, code: int) -> None:
-    ended = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, timeout=30)
+@pytest.mark.parametrize(
+    ("mode", "code", "event"),
+    [
+        ("dies", 1, "service_died"),
+        ("misconfigured", 2, "service_misconfigured"),
+        ("no identity", 2, "service_misconfigured"),
+    ],
+)
+def test_exit_code_says_whose_fault_it_was(mode: str, code: int, event: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, timeout=30
+    )
     assert ended.returncode == code
+    assert event in ended.stderr
+    assert ("Traceback" in ended.stderr) is (code == 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -103,3 +103,12 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, reason: str) ->
         path.write_bytes(content)
     with pytest.raises(InvalidConfigError, match=reason):
         load_file(Job, path)
+
+
+def test_secret_is_not_shown() -> None:
+    class Login(StrictModel):
+        password: str
+
+    with pytest.raises(InvalidConfigError) as caught:
+        parse(Login, {"password": 4711})
+    assert caught.value.problems == ("password: input should be a valid string",)

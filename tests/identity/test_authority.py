@@ -4,6 +4,7 @@ import datetime
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -95,9 +96,38 @@ def test_nothing_outlives_its_authority(tmp_path: Path) -> None:
     assert certificate.not_valid_before_utc >= authority.certificate.not_valid_before_utc
 
 
-def test_lifetime_must_be_positive(authority: Authority) -> None:
-    with pytest.raises(IdentityError, match=r"^lifetime of a certificate must be > 0"):
-        authority.issue_job("job:t-1:buffer", hours=0)
+@pytest.mark.parametrize("hours", [0, -1, float("nan"), float("inf"), 1e12])
+def test_lifetime_must_be_one(authority: Authority, hours: float) -> None:
+    with pytest.raises(RequestError, match=r"^a certificate holds more than 0 and at most"):
+        authority.issue_job("job:t-1:buffer", hours=hours)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "job:x"}, {"name": ""}, {"hosts": ["not a host"]}, {"days": float("nan")}],
+)
+def test_refused_authority_leaves_nothing_behind(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"name": "Test Authority", **wrong}
+    with pytest.raises(RequestError):
+        Authority.create(tmp_path / "a", **given)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"domain": "a..b"}, {"domain": "é.org"}, {"domain": ""}, {"email": "é@example.org"}]
+)
+def test_bad_address_of_a_person(
+    authority: Authority, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(RequestError, match=r"^expected (a domain|an e-mail address)"):
+        authority.issue_user(tmp_path / "u", "Test User", "tuser", **wrong)
+    assert not (tmp_path / "u").exists()
+
+
+def test_serial_number_is_positive(authority: Authority) -> None:
+    with pytest.raises(RequestError, match=r"^a serial number must be > 0"):
+        authority.revoke(-5)
+    assert not (authority.folder / "revoked.crl").exists()
 
 
 @pytest.mark.parametrize("kind", list(KeyType))

@@ -35,17 +35,18 @@ def test_from_authority_to_revocation(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["show", "nowhere"], "no certificate in 'nowhere'"),
-        (["issue-user", "nowhere", "x", "--name", "X", "--uid", "x"], "cannot read certificate"),
-        (["revoke", "nowhere", "zz"], "expected a hexadecimal number, got 'zz'"),
+        (["show", "nowhere"], 2, "no certificate in 'nowhere'"),
+        (["issue-user", "nowhere", "x", "--name", "X", "--uid", "x"], 2, "cannot read certificate"),
+        (["revoke", "nowhere", "zz"], 1, "expected a hexadecimal number, got 'zz'"),
+        (["init", "nowhere", "--name", "X", "--days", "nan"], 1, "a certificate holds more than 0"),
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["identity", *arguments]) == 1
+    assert main(["identity", *arguments]) == code
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -14,23 +14,33 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
 from fastapi import FastAPI
 
 from lclstream.core.errors import (
     BackendError,
+    CertificateExpiredError,
     ConflictError,
     IdentityError,
+    InvalidConfigError,
     NotAuthenticatedError,
     UnavailableError,
     UntrustedPeerError,
+    from_body,
 )
 from lclstream.core.http import install_error_handlers
+from lclstream.core.models import StrictModel
+from lclstream.core.tls import Credentials
 from lclstream.identity import certificates, keys, names
 from lclstream.identity.authority import Authority, IssuedIdentity
 from lclstream.identity.caller import CallerDep
 from lclstream.identity.certificates import Leaf, Validity
-from lclstream.identity.tls import client_context
+from lclstream.identity.tls import client_context, server_context
 from lclstream.identity.web import WebService, client, sync_client
+
+
+class Thing(StrictModel):
+    name: str
 
 
 def application() -> FastAPI:
@@ -40,6 +50,14 @@ def application() -> FastAPI:
     @app.get("/who")
     async def who(caller: CallerDep) -> dict[str, str | None]:
         return {"name": caller.name, "job": "/".join(caller.job) if caller.job else None}
+
+    @app.get("/authority")
+    async def authority(caller: CallerDep) -> str:
+        return caller.authority
+
+    @app.post("/typed/{number}")
+    async def typed(number: int, thing: Thing, size: float = 0.0) -> float:
+        return number * size * len(thing.name)
 
     @app.get("/conflict")
     async def conflict() -> None:
@@ -284,6 +302,52 @@ async def test_same_error_on_both_sides(server: Path, user: Path) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b'{"name": 7, "other": 1}', ["body.name", "body.other"]),
+        (b'{"name": NaN}', ["body.name"]),
+        (b'{"name": "x", "\\ud800": 1}', ["body"]),
+        (b'{"name": %s}' % (b"[" * 500 + b"]" * 500), ["body.name"]),
+    ],
+    ids=["plain", "not a number", "half a character", "deep"],
+)
+async def test_every_fault_of_a_request_is_named(
+    server: Path, user: Path, body: bytes, fields: list[str]
+) -> None:
+    async with served(server) as service, client(user, service.url) as http:
+        http.event_hooks = {}
+        answer = await http.post(
+            "/typed/x?size=big", content=body, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 422
+        assert {"type", "loc", "msg"} <= set(answer.json()["detail"][0])
+        error = from_body(answer.json(), answer.status_code)
+    assert isinstance(error, InvalidConfigError)
+    found = [problem.partition(":")[0] for problem in error.problems]
+    assert found == ["path.number", "query.size", *fields]
+
+
+@pytest.mark.anyio
+async def test_authority_cannot_be_forged(
+    authority: Authority, server: Path, user: Path, tmp_path: Path
+) -> None:
+    # The same subject, and therefore the same issuer in what it signs.
+    twin = Authority.create(tmp_path / "twin", "Test Authority")
+    twin.issue_user(tmp_path / "double", "Test User", "tuser")
+    both = authority.certificate_pem + twin.certificate_pem
+    for folder in (server, user, tmp_path / "double"):
+        (folder / "ca.crt").write_bytes(both)
+    found = []
+    async with served(server) as service:
+        for folder in (user, tmp_path / "double"):
+            async with client(folder, service.url) as http:
+                found.append((await http.get("/authority")).json())
+    assert found == [authority.name, twin.name]
+    assert authority.name != twin.name
+
+
+@pytest.mark.anyio
 async def test_synchronous_client(server: Path, user: Path) -> None:
     names: list[str] = []
     loop, answered = asyncio.get_running_loop(), asyncio.Event()
@@ -326,6 +390,38 @@ async def test_key_that_others_can_read_is_refused(server: Path, user: Path) -> 
             pass
     with pytest.raises(IdentityError, match=r"id.key"):
         client(user)
+
+
+@pytest.mark.parametrize("damage", ["missing", "no key", "encrypted", "other key", "no authority"])
+def test_unusable_folder_is_an_identity_error(
+    authority: Authority, server: Path, tmp_path: Path, damage: str
+) -> None:
+    key = keys.load(server / "id.key")
+    if damage == "missing":
+        server.rename(tmp_path / "elsewhere")
+    elif damage == "no key":
+        (server / "id.key").unlink()
+    elif damage == "no authority":
+        (server / "ca.crt").unlink()
+    elif damage == "encrypted":
+        cipher = serialization.BestAvailableEncryption(b"secret")
+        pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        (server / "id.key").write_bytes(key.private_bytes(pem, pkcs8, cipher))
+    else:
+        (server / "id.key").write_bytes(keys.to_pem(keys.generate()))
+    for context in (server_context, client_context):
+        with pytest.raises(IdentityError, match=r"server"):
+            context(server)
+    with pytest.raises(IdentityError, match=r"server"):
+        Credentials.from_folder(server).client_context()
+
+
+def test_service_with_an_expired_certificate_does_not_start(
+    authority: Authority, tmp_path: Path
+) -> None:
+    folder = dated(authority, tmp_path / "old", -2, -1)
+    with pytest.raises(CertificateExpiredError, match=r"id\.crt holds only from"):
+        server_context(folder)
 
 
 @pytest.mark.anyio

@@ -25,7 +25,8 @@ LclstreamError                   status 500, transient False
 ```
 
 An error travels over HTTP as `{"detail", "error", "transient"}`: `body` makes it and
-`from_body` rebuilds the same class on the other side.
+`from_body` rebuilds the same class on the other side. One with several problems has them as
+`problems` too, and of FastAPI's own refusals the list in `detail` is understood.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,11 +46,18 @@ class LclstreamError(Exception):
         return {"detail": str(self), "error": type(self).__name__, "transient": self.transient}
 
     @classmethod
-    def rebuilt(cls, detail: str) -> Self:
-        """Return an error of this class as the other side raised it, without its data."""
+    def rebuilt(cls, detail: str, problems: Sequence[str] = ()) -> Self:
+        """Return an error of this class as the other side raised it, without its data.
+
+        Args:
+            detail: its message.
+            problems: of an `InvalidConfigError`; the others have none.
+        """
         # Its __init__ may want data that stayed there.
         error = cls.__new__(cls)
         error.args = (detail,)
+        if isinstance(error, InvalidConfigError):
+            error.problems = tuple(problems)
         return error
 
 
@@ -106,6 +114,16 @@ class InvalidConfigError(RequestError):
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__("\n".join([message, *(f"  {problem}" for problem in problems)]))
         self.problems = tuple(problems)
+
+    @classmethod
+    def counted(cls, where: str, problems: Sequence[str]) -> Self:
+        """Return the error of something that has problems: where, how many, and which."""
+        plural = "s" if len(problems) != 1 else ""
+        return cls(f"{where}: {len(problems)} problem{plural}", problems)
+
+    def body(self) -> dict[str, Any]:
+        """Return what goes over HTTP, with every problem by itself."""
+        return super().body() | {"problems": list(self.problems)}
 
 
 class BackendError(LclstreamError):
@@ -196,4 +214,34 @@ def from_body(body: Mapping[str, Any], status: int = 500) -> LclstreamError:
     """
     named = {kind.__name__: kind for kind in classes()}
     kind = named.get(str(body.get("error"))) or for_status(status)
-    return kind.rebuilt(str(body.get("detail", f"HTTP {status}")))
+    detail, problems = body.get("detail", f"HTTP {status}"), _problems_in(body)
+    if isinstance(detail, list):
+        return kind.rebuilt(str(InvalidConfigError.counted("request", problems)), problems)
+    return kind.rebuilt(str(detail), problems)
+
+
+def _problems_in(body: Mapping[str, Any]) -> list[str]:
+    """Return the problems that an answer lists, in our form or in FastAPI's."""
+    listed = body.get("problems", body.get("detail"))
+    return [_problem(each) for each in listed] if isinstance(listed, list) else []
+
+
+def _problem(listed: Any) -> str:
+    if not isinstance(listed, Mapping):
+        return str(listed)
+    place = listed.get("loc")
+    field = ".".join(str(part) for part in place) if isinstance(place, list) else "request"
+    return f"{field}: {listed.get('msg', 'is not valid')}"
+
+
+def is_misconfiguration(error: BaseException) -> bool:
+    """Return whether a program cannot work before who started it changes something.
+
+    That is a wrong configuration or an identity of its own that cannot be used; of a group,
+    all errors. A peer that does not trust us may do so tomorrow.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_misconfiguration(each) for each in error.exceptions)
+    if isinstance(error, UntrustedPeerError):
+        return False
+    return isinstance(error, InvalidConfigError | IdentityError)

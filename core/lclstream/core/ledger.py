@@ -21,9 +21,14 @@ from types import TracebackType
 from typing import Annotated, Literal, Self
 
 import xxhash
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from lclstream.core.errors import IdentityError, LclstreamError, UnavailableError
+from lclstream.core.errors import (
+    BackendError,
+    IdentityError,
+    LclstreamError,
+    UnavailableError,
+)
 from lclstream.core.http import raise_for_error, translate_errors
 from lclstream.core.models import StrictModel
 from lclstream.core.tls import Credentials
@@ -261,7 +266,10 @@ class Reporter:
             answer = self._client.post(
                 self._url, content=body, headers={"Content-Type": "application/json"}
             )
-        return Reply.model_validate_json(answer.content)
+        try:
+            return Reply.model_validate_json(answer.content)
+        except ValidationError as error:
+            raise BackendError(f"{self._url} did not answer with a reply: {error}") from None
 
     def _run(self) -> None:
         while not self._ended.is_set():

@@ -1,17 +1,18 @@
 """The life of a service: start, ready, asked to close, closed.
 
 Exit codes of a process that is one service: 0 it was asked to end, 1 it died,
-2 it was misconfigured; so `Restart=on-failure` of a service manager does the right thing.
+2 it was misconfigured or its own identity cannot be used; so `Restart=on-failure` of a
+service manager, with `RestartPreventExitStatus=2`, does the right thing.
 """
 
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from lclstream.core.errors import InvalidConfigError
+from lclstream.core.errors import is_misconfiguration
 
 logger = logging.getLogger(__name__)
 
@@ -101,14 +102,24 @@ async def serve(service: Service) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, service.close)
-    code = 0
     try:
         async with service:
             await service.wait_closed()
-    except* InvalidConfigError:
-        logger.exception("service_misconfigured")
-        code = 2
-    except* Exception:
-        logger.exception("service_died")
-        code = 1
-    return code
+    except Exception as error:
+        if not is_misconfiguration(error):
+            logger.exception("service_died")
+            return 1
+        for each in _single(error):
+            # What to change is in the message; where it was noticed helps nobody.
+            logger.error("service_misconfigured", extra={"reason": str(each)})  # noqa: TRY400
+        return 2
+    return 0
+
+
+def _single(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, or those in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _single(each)
+    else:
+        yield error

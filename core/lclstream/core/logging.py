@@ -29,13 +29,14 @@ class JsonFormatter(logging.Formatter):
         }
         for key, value in vars(record).items():
             if key not in _STANDARD:
-                line[key] = HIDDEN if _names_a_secret(key) else value
+                line[key] = HIDDEN if names_a_secret(key) else value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
-def _names_a_secret(key: str) -> bool:
+def names_a_secret(key: str) -> bool:
+    """Return whether what has this name must not be shown."""
     return any(word in key.lower() for word in _SECRET_WORDS)
 
 

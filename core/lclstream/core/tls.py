@@ -12,6 +12,9 @@ from typing import Self
 
 from lclstream.core.errors import IdentityError
 
+# OpenSSL would ask the terminal for the password of an encrypted key, and wait.
+NO_PASSWORD = ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
@@ -32,7 +35,7 @@ class Credentials:
             certificate=folder / "id.crt", key=folder / "id.key", authorities=folder / "ca.crt"
         )
         for path in (found.certificate, found.key, found.authorities):
-            if not path.is_file():
+            if not is_file(path):
                 raise IdentityError(f"no {path.name} in the identity folder {folder}")
         check_private(found.key)
         return found
@@ -51,12 +54,24 @@ class Credentials:
     def _complete(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
-            context.load_cert_chain(self.certificate, self.key)
+            context.load_cert_chain(self.certificate, self.key, NO_PASSWORD)
             context.load_verify_locations(self.authorities)
-        except (ssl.SSLError, OSError) as error:
+        except OSError as error:
             folder = self.certificate.parent
             raise IdentityError(f"cannot use the identity in {folder}: {error}") from error
         return context
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file.
+
+    Raises:
+        IdentityError: we may not even look.
+    """
+    try:
+        return path.is_file()
+    except PermissionError as error:
+        raise IdentityError(f"cannot read {path}: {error.strerror}") from error
 
 
 def check_private(key: Path) -> None:

@@ -22,7 +22,7 @@ from cryptography import x509
 
 from lclstream.core.errors import ConflictError, IdentityError, RequestError
 from lclstream.identity import certificates, keys, names, revocation
-from lclstream.identity.certificates import Leaf, Validity
+from lclstream.identity.certificates import Leaf, Validity, lifetime
 from lclstream.identity.keys import KeyType, PrivateKey
 
 logger = logging.getLogger(__name__)
@@ -91,12 +91,14 @@ class Authority:
             days: how long the authority holds.
             key_type: kind of its key.
         """
+        # Whatever may be refused is refused before anything is written.
+        leaf = _service(name, hosts)
+        validity = Validity.starting_now(lifetime(days=days))
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CA_CERTIFICATE).exists():
             raise ConflictError(f"{str(folder)!r} holds an authority already")
         key = keys.generate(key_type)
-        subject = names.signing_subject(names.subject(name))
-        validity = Validity.starting_now(datetime.timedelta(days=days))
+        subject = names.signing_subject(leaf.subject)
         certificate = certificates.sign_authority(key, subject, validity)
         keys.write_private(folder / CA_KEY, keys.to_pem(key))
         pem = certificates.to_pem(certificate)
@@ -104,7 +106,7 @@ class Authority:
             (folder / place).parent.mkdir(exist_ok=True)
             (folder / place).write_bytes(pem)
         authority = cls(folder, certificate, key)
-        own = authority._issue(_service(name, hosts), datetime.timedelta(days=IDENTITY_DAYS))
+        own = authority._issue(leaf, lifetime(days=IDENTITY_DAYS))
         keys.write_private(folder / KEY, own.key_pem)
         (folder / CERTIFICATE).write_bytes(own.cert_pem)
         return authority
@@ -119,6 +121,11 @@ class Authority:
         return cls(folder, certificate, key)
 
     @property
+    def name(self) -> str:
+        """What tells it from all others, see `Caller.authority`."""
+        return certificates.authority_name(self.certificate)
+
+    @property
     def certificate_pem(self) -> bytes:
         """The signing certificate, what others have to trust."""
         return certificates.to_pem(self.certificate)
@@ -129,7 +136,7 @@ class Authority:
         """Make the identity of a service that is reached under the given hosts."""
         if not hosts:
             raise RequestError("a service needs at least one host name or address")
-        issued = self._issue(_service(name, hosts), datetime.timedelta(days=days))
+        issued = self._issue(_service(name, hosts), lifetime(days=days))
         issued.save(folder)
         return issued
 
@@ -154,9 +161,9 @@ class Authority:
             days: how long it holds.
         """
         subject = names.subject(name, uid=uid, domain=domain)
-        addresses = [x509.RFC822Name(email)] if email is not None else []
+        addresses = names.email_addresses(email)
         leaf = Leaf(subject=subject, alternative_names=addresses, server=False)
-        issued = self._issue(leaf, datetime.timedelta(days=days))
+        issued = self._issue(leaf, lifetime(days=days))
         issued.save(folder)
         return issued
 
@@ -182,13 +189,15 @@ class Authority:
             raise RequestError("hosts are for jobs that are servers")
         alternatives = names.alternative_names(hosts)
         leaf = Leaf(subject=names.subject(name), alternative_names=alternatives, server=server)
-        return self._issue(leaf, datetime.timedelta(hours=hours))
+        return self._issue(leaf, lifetime(hours=hours))
 
     def revoke(self, serial: int) -> Path:
         """Add a certificate to the authority's `revoked.crl` and return that file.
 
         A server obeys the copy in its own identity folder; see `publish`.
         """
+        if serial <= 0:
+            raise RequestError(f"a serial number must be > 0, got {serial}")
         path = self.folder / REVOKED
         with self._locked():
             entries = [one for crl in self._own_lists() for one in crl]
@@ -221,10 +230,10 @@ class Authority:
         finally:
             os.close(handle)
 
-    def _issue(self, leaf: Leaf, lifetime: datetime.timedelta) -> IssuedIdentity:
+    def _issue(self, leaf: Leaf, holds: datetime.timedelta) -> IssuedIdentity:
         # Peers that can check the authority's signature can check the same kind again.
         key = keys.generate(keys.kind_of(self._key))
-        validity = Validity.starting_now(lifetime)
+        validity = Validity.starting_now(holds)
         certificate = certificates.sign_leaf(self.certificate, self._key, key, leaf, validity)
         logger.info(
             "certificate_issued",

@@ -28,6 +28,9 @@ class Peer:
     """Attributes by OpenSSL long name, in the certificate's order, repeated ones kept."""
     issuer: tuple[tuple[str, str], ...]
     """Of the authority that says so; several authorities may know the same name."""
+    authority: str
+    """Which of the trusted authorities signed: `Authority.name` of it, empty if none did so
+    itself. Unlike `issuer` it cannot be chosen by another authority."""
     serial: int
     not_after: datetime.datetime
     cipher: str = ""
@@ -43,8 +46,17 @@ class Caller:
     peer: Peer | None = field(default=None, compare=False, repr=False)
 
     @property
+    def authority(self) -> str:
+        """Which authority says who this is; empty when that is not known."""
+        return self.peer.authority if self.peer is not None else ""
+
+    @property
     def job(self) -> tuple[str, str] | None:
-        """Transfer id and role if the caller is a job of a transfer, else None."""
+        """Transfer id and role if the caller is named like a job of a transfer, else None.
+
+        Every trusted authority can give such a name. Whoever grants rights for it asks for
+        `authority` too.
+        """
         prefix = CN_PREFIX + JOB_PREFIX
         if not self.name.startswith(prefix):
             return None

@@ -5,15 +5,17 @@ only, no certificate is for code signing or key encipherment, and none outlives 
 """
 
 import datetime
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from lclstream.core.errors import IdentityError
+from lclstream.core.errors import IdentityError, RequestError
 from lclstream.identity.keys import PrivateKey, signature_hash
 
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
@@ -21,6 +23,20 @@ SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
 # Clocks of two hosts may differ by this much without a fresh certificate being refused.
 CLOCK_SKEW = datetime.timedelta(minutes=5)
+
+
+LONGEST_DAYS = 365 * 100
+
+
+def lifetime(*, days: float = 0.0, hours: float = 0.0) -> datetime.timedelta:
+    """Return how long a certificate shall hold; raises `RequestError` when that is no time."""
+    wanted = days + hours / 24
+    # Written so that it refuses NaN too.
+    if not 0 < wanted <= LONGEST_DAYS:
+        raise RequestError(
+            f"a certificate holds more than 0 and at most {LONGEST_DAYS} days, got {wanted:g}"
+        )
+    return datetime.timedelta(days=days, hours=hours)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +47,10 @@ class Validity:
     end: datetime.datetime
 
     @classmethod
-    def starting_now(cls, lifetime: datetime.timedelta) -> "Validity":
-        """Hold from a little before now, against clocks that differ, for a lifetime."""
-        if lifetime <= datetime.timedelta(0):
-            raise IdentityError(f"lifetime of a certificate must be > 0, got {lifetime}")
+    def starting_now(cls, holds: datetime.timedelta) -> "Validity":
+        """Hold from a little before now, against clocks that differ, for a time from now."""
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-        return cls(begin=now - CLOCK_SKEW, end=now + lifetime)
+        return cls(begin=now - CLOCK_SKEW, end=now + holds)
 
     def within(self, issuer: x509.Certificate) -> "Validity":
         """Return the part of this time in which the issuer holds too.
@@ -122,6 +136,30 @@ def load_all(path: Path) -> list[x509.Certificate]:
         raise IdentityError(f"cannot read certificate {str(path)!r}: {error.strerror}") from error
     except ValueError as error:
         raise IdentityError(f"no PEM certificate in {str(path)!r}: {error}") from error
+
+
+def authority_of(certificate: x509.Certificate, roots: Iterable[x509.Certificate]) -> str:
+    """Return the name of the authority, one of the roots, that signed a certificate.
+
+    Returns:
+        Its `authority_name`; empty when an authority between it and a root has signed.
+    """
+    for root in roots:
+        try:
+            certificate.verify_directly_issued_by(root)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            continue
+        return authority_name(root)
+    return ""
+
+
+def authority_name(certificate: x509.Certificate) -> str:
+    """Return what tells an authority from all others: SHA-256 of its public key, as hex.
+
+    Its subject does not: everybody can make an authority with the subject of another one.
+    """
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key).hexdigest()
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, validity: Validity) -> x509.CertificateBuilder:

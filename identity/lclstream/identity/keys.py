@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from lclstream.core.errors import ConflictError, IdentityError
-from lclstream.core.tls import check_private
+from lclstream.core.tls import check_private, is_file
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
@@ -63,11 +63,13 @@ def load(path: Path) -> PrivateKey:
     Error handling: raises `IdentityError` when others could read the file too, when it is not
     there, or when it holds no key of a kind that we use.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise IdentityError(f"no private key {str(path)!r}")
     check_private(path)
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise IdentityError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise IdentityError(f"no unencrypted PEM private key in {str(path)!r}: {error}") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):

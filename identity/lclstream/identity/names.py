@@ -49,7 +49,9 @@ def subject(name: str, *, uid: str | None = None, domain: str | None = None) -> 
     if uid is not None:
         _require_text("uid", uid)
         attributes.append(x509.NameAttribute(NameOID.USER_ID, uid))
-    components = domain.split(".") if domain else []
+    if domain is not None and ("*" in domain or not HOST_NAME.fullmatch(domain)):
+        raise RequestError(f"expected a domain such as 'example.org', got {domain!r}")
+    components = domain.split(".") if domain is not None else []
     attributes += [x509.NameAttribute(NameOID.DOMAIN_COMPONENT, part) for part in components]
     return x509.Name(attributes)
 
@@ -67,6 +69,16 @@ def written(name: x509.Name) -> str:
 def alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
     """Turn host names and IP addresses into subject alternative names, in the order given."""
     return [_alternative_name(host) for host in hosts]
+
+
+def email_addresses(email: str | None) -> list[x509.GeneralName]:
+    """Turn an e-mail address into the subject alternative names that hold it."""
+    if email is None:
+        return []
+    try:
+        return [x509.RFC822Name(email)]
+    except ValueError as error:
+        raise RequestError(f"expected an e-mail address, got {email!r}: {error}") from error
 
 
 def caller_name(peer: Mapping[str, Any]) -> str:

@@ -11,13 +11,15 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from cryptography import x509
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lclstream.core.errors import IdentityError, NotAuthenticatedError
 from lclstream.identity.caller import PEER_KEY, Peer
+from lclstream.identity.certificates import authority_of
 from lclstream.identity.names import caller_name
 from lclstream.identity.revocation import RevocationCheck
 
@@ -33,16 +35,27 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 TLS_1_3 = 0x0304
 
 
-def verified_peer(connection: ssl.SSLObject) -> Peer:
-    """Return who is at the other end; raises `IdentityError` when TLS verified nobody."""
+def verified_peer(connection: ssl.SSLObject, roots: Iterable[x509.Certificate]) -> Peer:
+    """Return who is at the other end; raises `IdentityError` when TLS verified nobody.
+
+    Args:
+        connection: after its handshake.
+        roots: the authorities that the handshake trusted.
+    """
     certificate: Mapping[str, Any] | None = connection.getpeercert()
-    if not certificate:
+    encoded = connection.getpeercert(binary_form=True)
+    if not certificate or not encoded:
         raise IdentityError("peer showed no certificate")
+    try:
+        authority = authority_of(x509.load_der_x509_certificate(encoded), roots)
+    except ValueError as error:
+        raise IdentityError(f"peer certificate cannot be read: {error}") from error
     not_after = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
     return Peer(
         name=caller_name(certificate),
         subject=_attributes(certificate["subject"]),
         issuer=_attributes(certificate["issuer"]),
+        authority=authority,
         serial=int(str(certificate["serialNumber"]), 16),
         not_after=datetime.datetime.fromtimestamp(not_after, datetime.UTC),
         cipher=" ".join(str(part) for part in connection.cipher() or ()),
@@ -139,13 +152,20 @@ async def refuse(send: Send, reason: str) -> None:
     await send({"type": "http.response.body", "body": json.dumps(error.body()).encode()})
 
 
-def peer_protocol(revocation: RevocationCheck) -> type[H11Protocol]:
-    """Return the protocol class of a server that asks the given list of revocations."""
+def peer_protocol(
+    revocation: RevocationCheck, roots: Sequence[x509.Certificate]
+) -> type[H11Protocol]:
+    """Return the protocol class of a server.
+
+    Args:
+        revocation: whom not to serve.
+        roots: the authorities that the server trusts.
+    """
 
     class PeerProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            peer = _peer_of(transport)
+            peer = _peer_of(transport, roots)
             identified = IdentifiedApplication(self.app, peer, revocation)
             self.app = identified
             reason = identified.refusal()
@@ -164,12 +184,12 @@ def peer_protocol(revocation: RevocationCheck) -> type[H11Protocol]:
     return PeerProtocol
 
 
-def _peer_of(transport: asyncio.Transport) -> Peer | None:
+def _peer_of(transport: asyncio.Transport, roots: Sequence[x509.Certificate]) -> Peer | None:
     connection = transport.get_extra_info("ssl_object")
     if connection is None:
         return None
     try:
-        return verified_peer(connection)
+        return verified_peer(connection, roots)
     except IdentityError as error:
         logger.warning("peer_unnamed", extra={"reason": str(error)})
         return None

@@ -9,14 +9,15 @@ A server asks every client for a certificate and checks chain, validity and use.
 not resumed, because a resumed session would skip these checks.
 """
 
+import datetime
 import logging
 import ssl
 from pathlib import Path
 
 from cryptography import x509
 
-from lclstream.core.errors import IdentityError
-from lclstream.core.tls import check_private
+from lclstream.core.errors import CertificateExpiredError, IdentityError
+from lclstream.core.tls import NO_PASSWORD, check_private, is_file
 from lclstream.identity import certificates
 from lclstream.identity.authority import CERTIFICATE, KEY, REVOKED, TRUSTED
 from lclstream.identity.revocation import load_lists
@@ -59,7 +60,8 @@ class CandidHandshake(ssl.SSLObject):
 def server_context(folder: Path) -> ssl.SSLContext:
     """Return the context of a service; clients without a trusted certificate are refused.
 
-    Error handling: raises `IdentityError` when the folder is incomplete or its key unsafe.
+    Error handling: raises `IdentityError` when the folder is incomplete or its key unsafe,
+    `CertificateExpiredError` when no client would accept its certificate now.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -67,6 +69,7 @@ def server_context(folder: Path) -> ssl.SSLContext:
     context.sslobject_class = CandidHandshake
     roots = trusted_roots(folder, "known_clients")
     _load(context, folder, roots)
+    _check_time(folder / CERTIFICATE)
     _check_lists(context, folder / REVOKED, roots)
     return context
 
@@ -88,10 +91,12 @@ def trusted_roots(folder: Path, known: str) -> list[x509.Certificate]:
         folder: the identity folder.
         known: `known_clients` or `known_servers`.
     """
-    files = [folder / TRUSTED] if (folder / TRUSTED).is_file() else []
+    files = [folder / TRUSTED] if is_file(folder / TRUSTED) else []
     if (folder / known).is_dir():
         files += sorted(p for p in (folder / known).iterdir() if p.suffix in ROOT_SUFFIXES)
     roots = [certificate for file in files for certificate in certificates.load_all(file)]
+    if not folder.is_dir():
+        raise IdentityError(f"no identity folder {str(folder)!r}")
     if not roots:
         raise IdentityError(
             f"no trusted authority in {str(folder)!r}: neither {TRUSTED} nor {known}"
@@ -102,15 +107,24 @@ def trusted_roots(folder: Path, known: str) -> list[x509.Certificate]:
 def _load(context: ssl.SSLContext, folder: Path, roots: list[x509.Certificate]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     for name in (CERTIFICATE, KEY):
-        if not (folder / name).is_file():
+        if not is_file(folder / name):
             raise IdentityError(f"no {name} in the identity folder {str(folder)!r}")
     check_private(folder / KEY)
     pem = "".join(certificates.to_pem(root).decode("ascii") for root in roots)
     try:
-        context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
+        context.load_cert_chain(folder / CERTIFICATE, folder / KEY, NO_PASSWORD)
         context.load_verify_locations(cadata=pem)
-    except ssl.SSLError as error:
+    except OSError as error:
         raise IdentityError(f"cannot use the identity in {str(folder)!r}: {error}") from error
+
+
+def _check_time(path: Path) -> None:
+    certificate = certificates.load(path)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= datetime.datetime.now(datetime.UTC) <= end:
+        raise CertificateExpiredError(
+            f"{path} holds only from {begin:%Y-%m-%dT%H:%MZ} to {end:%Y-%m-%dT%H:%MZ}"
+        )
 
 
 def _check_lists(context: ssl.SSLContext, path: Path, roots: list[x509.Certificate]) -> None:

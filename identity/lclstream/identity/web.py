@@ -87,7 +87,7 @@ class WebService(Service):
         self._port = self._socket.getsockname()[1]
         config = uvicorn.Config(
             self._app,
-            http=peer_protocol(revocation),
+            http=peer_protocol(revocation, roots),
             ws="none",
             ssl_context_factory=lambda config, default: context,
             log_config=None,
