@@ -97,6 +97,19 @@ def test_callbacks_true_and_forged(
     mona.cancel(number, now=True)
 
 
+def test_job_of_another_authority_is_nobody(service: Service, mona: TransfersClient) -> None:
+    number = mona.create({"streamer": internal(), "hold": True}).id
+    report = {"hop": "buffer", "peer": "forged", "final": True}
+    with sync_client(service.world.foreign_job(f"job:{number}:buffer"), service.url) as http:
+        with pytest.raises(NotFoundError):
+            http.get(f"/v1/transfers/{number}")
+        with pytest.raises(NotFoundError):
+            http.post(f"/v1/transfers/{number}/reports", json=report)
+        with pytest.raises(NotAuthorizedError, match="may not ask for transfers"):
+            http.post("/v1/transfers", json={"streamer": internal()})
+    mona.cancel(number, now=True)
+
+
 def test_reports_are_taken_from_the_right_job_only(service: Service, mona: TransfersClient) -> None:
     number, _, _ = stuck(mona)
     other = mona.create({"streamer": internal(), "hold": True}).id

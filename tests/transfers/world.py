@@ -92,6 +92,13 @@ class World:
     def identity(self, name: str) -> Path:
         return self.folder / "ids" / name
 
+    def foreign_job(self, name: str) -> Path:
+        """Return an identity with the name of a job, from an authority that does not issue them."""
+        folder = self.folder / "ids" / name.replace(":", "-")
+        Authority.load(self.folder / "foreign").issue_job(name).save(folder)
+        (folder / "ca.crt").write_bytes(self.authority.certificate_pem)
+        return folder
+
     def site(self, name: str, **changes: Any) -> dict[str, Any]:
         """Return a site's configuration."""
         return {
@@ -185,6 +192,10 @@ def make_world(folder: Path) -> World:
     authority = Authority.create(folder / "authority", "Test Site")
     for name in ("transfers", "jobs"):
         authority.issue_service(folder / "ids" / name, name, ["127.0.0.1"])
+    # Trusted, and with the subject of our own authority.
+    foreign = Authority.create(folder / "foreign", "Test Site")
+    with (folder / "ids" / "transfers" / "ca.crt").open("ab") as trusted:
+        trusted.write(foreign.certificate_pem)
     for name in ("mona", "otto", "admin"):
         authority.issue_user(folder / "ids" / name, name.title(), name)
     jobs_folder = folder / "jobs"

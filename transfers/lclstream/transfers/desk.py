@@ -83,12 +83,14 @@ class Desk:
         sites: Mapping[str, Site],
         specs: Specs,
         store: StoreThread,
+        authority: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._sites = sites
         self._specs = specs
         self._store = store
+        self._authority = authority
         self._clock = clock
         self._roles = SiteRoles(admins=config.admins)
         self.runners = Runners(sites, specs, store, poll_s=config.poll_s, clock=clock)
@@ -235,7 +237,8 @@ class Desk:
             NotAuthorizedError: the caller has another role.
         """
         found = await self._visible(caller, number)
-        role = caller.job[1] if caller.job else Role.CONSUMER.value
+        job = self._job_of(caller)
+        role = job[1] if job else Role.CONSUMER.value
         if report.hop != role:
             raise NotAuthorizedError(f"{caller.name} may not report as {report.hop}")
         if found.transfer.phase in FINAL:
@@ -318,10 +321,15 @@ class Desk:
     async def _visible(self, caller: Caller, number: int) -> Stored:
         """Return a transfer to its owner, administrators and its own jobs."""
         found = await self.runners.look_up(number)
-        is_own_job = caller.job is not None and caller.job[0] == str(number)
+        job = self._job_of(caller)
+        is_own_job = job is not None and job[0] == str(number)
         if not (is_own_job or self._roles.may(caller, found.transfer.owner)):
             raise NotFoundError(UNKNOWN_TRANSFER)
         return found
+
+    def _job_of(self, caller: Caller) -> tuple[str, str] | None:
+        """Return transfer id and role of a job of ours; another authority may name others so."""
+        return caller.job if caller.authority == self._authority else None
 
     async def _owned(self, caller: Caller, number: int) -> Stored:
         """Return a transfer to its owner and administrators."""

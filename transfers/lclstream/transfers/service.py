@@ -42,14 +42,15 @@ class TransfersService(WebService):
         }
         self._store = StoreThread(config.database)
         self._held = AsyncExitStack()
+        authority = Authority.load(config.authority)
         specs = Specs(
             lambda: config.public_url or self.url,
             config.identity,
-            Authority.load(config.authority),
+            authority,
             read_secret(secret_path(config)),
         )
         known = {name: Site(config=site, jobs=self._clients[name]) for name, site in sites.items()}
-        self._desk = Desk(config, known, specs, self._store)
+        self._desk = Desk(config, known, specs, self._store, authority.name)
         app = make_app(self._desk)
         super().__init__(
             app, config.identity, config.host, config.port, work=[self._desk.runners.run]
