@@ -56,6 +56,40 @@ def is_png(path: Path) -> bool:
     return bool(imread(path).std() > 0)
 
 
+def frames_message(shape: tuple[int, ...], valid: list[int], masked: list[int]) -> bytes:
+    """Return a message of noise, with a mask dataset and what is valid of both."""
+    memory = io.BytesIO()
+    count = len(valid)
+    with h5py.File(memory, "w") as file:
+        file["data/data"] = np.random.default_rng(1).normal(0, 1, (count, *shape)).astype("f4")
+        file["data/mask"] = np.ones((count, *shape), np.uint8)
+        for source, path, each in (
+            ("frame", "/data/data", valid),
+            ("bad", "/data/mask", masked),
+        ):
+            file[f"lclstream/valid/{source}"] = np.array(each, np.uint8)
+            file[f"lclstream/valid/{source}"].attrs["dataset"] = path
+    return memory.getvalue()
+
+
+def test_frames_marked_as_missing_are_not_analysed(tmp_path: Path) -> None:
+    payload = frames_message((2, 16, 16), [1, 0, 1, 1], [1, 1, 0, 1])
+    result = read_result(find_peaks([payload], tmp_path).result)
+    assert list(result.events["valid"]) == [1, 0, 0, 1]
+    assert result.image.count is not None
+    assert (result.image.count == 2).all()
+
+
+def test_frames_that_change_their_shape_end_the_job_with_what_came_before(tmp_path: Path) -> None:
+    payloads = [frames_message((2, 16, rows), [1], [1]) for rows in (16, 32)]
+    with pytest.raises(DecodeError, match=r"^the frames change their shape from \(2, 16, 16\) to"):
+        find_peaks(payloads, tmp_path)
+    (path,) = tmp_path.glob("*.h5")
+    result = read_result(path)
+    assert len(result.events["index"]) == 1
+    assert not result.attributes["complete"]
+
+
 @pytest.mark.parametrize("compression", [None, "bitshuffle_with_lz4"])
 def test_result_says_what_was_found(
     simulated: Make, tmp_path: Path, compression: str | None

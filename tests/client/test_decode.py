@@ -47,6 +47,19 @@ def test_events_of_a_message(filters: dict[str, Any]) -> None:
     assert "lclstream/event_index" not in batch
 
 
+def test_mask_is_found_by_data_source_and_by_dataset() -> None:
+    memory = io.BytesIO(message(first=6, count=3))
+    with h5py.File(memory, "r+") as file:
+        file["lclstream/valid/frame"] = np.array([1, 1, 0], np.uint8)
+        file["lclstream/valid/frame"].attrs["dataset"] = "/data/data"
+    events = list(decode(memory.getvalue()))
+    for name in ("frame", "/data/data", "data/data"):
+        assert [event.is_valid(name) for event in events] == [True, True, False]
+    # Without the attribute a mask is of the dataset of its name, and a slash asks for a dataset.
+    assert [event.is_valid("data") for event in events] == [False, True, False]
+    assert [event.is_valid("/data") for event in events] == [True, True, False]
+
+
 def test_uncompressed_data_are_not_copied() -> None:
     payload = message()
     values = decode(payload)["data"]

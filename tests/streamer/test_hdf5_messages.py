@@ -63,6 +63,23 @@ def parameters_of(names: list[str], batch_size: int, **serializer: Any) -> Param
     )
 
 
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_masks_name_the_datasets_that_they_speak_of(compression: str | None) -> None:
+    paths = {"a": "/data/frame", "b.c": "deep/er/"}
+    parameters = parameters_of(list(paths), 2, fields=paths, compression=compression)
+    values: list[dict[str, Value | None]] = [{"a": 1.5, "b.c": None}]
+    (payload,) = messages_of(parameters, events(values))
+    with h5py.File(io.BytesIO(payload)) as file:
+        masks = file["lclstream/valid"]
+        assert {name: masks[name].attrs["dataset"] for name in masks} == {
+            "a": "/data/frame",
+            "b.c": "/deep/er",
+        }
+        assert (masks["a"][0], masks["b.c"][0]) == (1, 0)
+        # It joins the messages with its first reading.
+        assert "deep" not in file
+
+
 def messages_of(parameters: Parameters, given_events: Iterator[Event]) -> list[bytes]:
     """Return the messages of some events, each made in a batch that was used before."""
     serializer = open_serializer(parameters, Place(1, 3))

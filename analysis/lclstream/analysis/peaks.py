@@ -19,7 +19,7 @@ from lclstream.analysis.results import draw_result, read_result
 from lclstream.analysis.settings import PeakSettings
 from lclstream.client.decode import Batch, Event
 from lclstream.client.streams import Stream
-from lclstream.core.errors import InvalidConfigError, StreamError
+from lclstream.core.errors import DecodeError, InvalidConfigError, StreamError
 from lclstream.core.ledger import ENV_TRANSFER
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class PeakJob:
         self, event: Event, frames: str | None, mask: str | None, writer: ResultWriter
     ) -> EventResult:
         peaks = None
-        if frames is not None and event.is_valid(frames) and is_present(event[frames]):
+        if frames is not None and _is_usable(event, frames, mask):
             good = None if mask is None else event[mask] != 0
             peaks = self._finder.find(event[frames], good)
             writer.image.add(event[frames], good)
@@ -187,6 +187,25 @@ class PeakJob:
             "began": datetime.fromtimestamp(self._began, UTC).isoformat(),
             "ended": datetime.now(UTC).isoformat(),
         }
+
+
+def _is_usable(event: Event, frames: str, mask: str | None) -> bool:
+    """Return whether an event has a frame, and the mask without which it says nothing.
+
+    Raises:
+        DecodeError: they do not fit together.
+    """
+    # With a slash it is the dataset, whatever the data sources are called.
+    if not event.is_valid(f"/{frames}") or not is_present(event[frames]):
+        return False
+    if mask is None:
+        return True
+    if not event.is_valid(f"/{mask}"):
+        return False
+    shape, wanted = event[mask].shape, event[frames].shape
+    if shape != wanted:
+        raise DecodeError(f"the mask {mask} has shape {shape}, the frames {wanted}")
+    return True
 
 
 def file_name(peer: str) -> str:

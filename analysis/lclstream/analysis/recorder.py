@@ -53,6 +53,8 @@ class Recorder:
             self._append(TIMESTAMP, batch.timestamps)
         for name, mask in batch.valid.items():
             self._append(f"lclstream/valid/{name}", mask)
+        for path, name in batch.sources.items():
+            self._file[f"lclstream/valid/{name}"].attrs["dataset"] = f"/{path}"
         self._events += len(batch)
 
     def finish(self) -> Path:

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lclstream.analysis.finder import Bools, Peaks, panels_of
+from lclstream.core.errors import DecodeError
 
 EVENT_COLUMNS: Mapping[str, str] = {
     "index": "u8",
@@ -83,7 +84,11 @@ class ImageSum:
     count: npt.NDArray[np.uint32] | None = None
 
     def add(self, frame: npt.NDArray[np.generic], mask: Bools | None) -> None:
-        """Add one frame; bad and not finite pixels are left out."""
+        """Add one frame; bad and not finite pixels are left out.
+
+        Raises:
+            DecodeError: it has another shape than those before.
+        """
         stack = panels_of(frame).astype(np.float32, copy=False)
         good = np.isfinite(stack)
         if mask is not None:
@@ -91,13 +96,21 @@ class ImageSum:
         if self.total is None or self.count is None:
             self.total = np.zeros(stack.shape)
             self.count = np.zeros(stack.shape, np.uint32)
+        if self.total.shape != stack.shape:
+            raise DecodeError(
+                f"the frames change their shape from {self.total.shape} to {stack.shape}"
+            )
         np.add(self.total, stack, out=self.total, where=good)
         self.count += good
 
     def merge(self, total: npt.NDArray[np.float64], count: npt.NDArray[np.uint32]) -> None:
-        """Add the sum of another job."""
+        """Add the sum of another job; raises `DecodeError` if its frames have another shape."""
         if self.total is None or self.count is None:
             self.total, self.count = total.copy(), count.copy()
+        elif self.total.shape != total.shape:
+            raise DecodeError(
+                f"images of shape {self.total.shape} and {total.shape} cannot be added"
+            )
         else:
             self.total += total
             self.count += count

@@ -25,6 +25,8 @@ Payload: TypeAlias = bytes | bytearray | memoryview
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 GROUP = "lclstream"
+# Below them by data source; the attribute names the dataset.
+MASKS, MASKED = "valid/", "dataset"
 # Of the message; everything else is of its events.
 SEQUENCE = "sequence"
 # More than any detector gives in one batch; a damaged or hostile header may claim anything.
@@ -47,6 +49,8 @@ class Batch:
     """Seconds << 32 | nanoseconds of each event, as the DAQ wrote it; None if unknown."""
     valid: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     """By data source: 1 where the reading exists. What is not here always exists."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Dataset path -> data source, for those that have a mask."""
     experiment: str = ""
     run: int | None = None
     rank: int | None = None
@@ -78,6 +82,18 @@ class Batch:
     def __iter__(self) -> Iterator["Event"]:
         return (Event(self, row) for row in range(self.count))
 
+    def mask(self, name: str) -> npt.NDArray[np.uint8] | None:
+        """Return 1 for each event whose reading exists; None if all do.
+
+        Args:
+            name: of a data source, or of its dataset as in `__getitem__`; with a leading slash
+                it is always a dataset's.
+        """
+        if name in self.valid:
+            return self.valid[name]
+        path = self.path(name) if name in self else name.strip("/")
+        return self.valid.get(self.sources.get(path, path))
+
     def path(self, name: str) -> str:
         """Return the full path of a dataset; see `__getitem__`."""
         wanted = name.strip("/")
@@ -103,9 +119,13 @@ class Event:
         """Return one value, an array without the axis of the events."""
         return np.asarray(self.batch[name][self.row])
 
-    def is_valid(self, source: str) -> bool:
-        """Return whether the reading of a data source exists in this event."""
-        mask = self.batch.valid.get(source)
+    def is_valid(self, name: str) -> bool:
+        """Return whether a reading exists in this event.
+
+        Args:
+            name: as in `Batch.mask`.
+        """
+        mask = self.batch.mask(name)
         return mask is None or bool(mask[self.row])
 
     @property
@@ -179,6 +199,7 @@ def _batch(file: h5py.File, view: memoryview, fields: Collection[str] | None) ->
     count = _common_count(data | {name: d for name, d in own.items() if name != SEQUENCE})
     wanted = None if fields is None else {field.strip("/") for field in fields}
     attributes = file[GROUP].attrs if GROUP in file else {}
+    masks = {name.removeprefix(MASKS): each for name, each in own.items() if name.startswith(MASKS)}
     return Batch(
         arrays={
             name: _values(dataset, view)
@@ -189,9 +210,11 @@ def _batch(file: h5py.File, view: memoryview, fields: Collection[str] | None) ->
         indices=_numbers(own.get("event_index"), view),
         timestamps=_numbers(own.get("timestamp"), view),
         valid={
-            name.removeprefix("valid/"): _values(dataset, view).astype(np.uint8, copy=False)
-            for name, dataset in own.items()
-            if name.startswith("valid/")
+            source: _values(mask, view).astype(np.uint8, copy=False)
+            for source, mask in masks.items()
+        },
+        sources={
+            str(mask.attrs.get(MASKED, source)).strip("/"): source for source, mask in masks.items()
         },
         experiment=str(attributes.get("experiment", "")),
         run=_integer(attributes.get("run")),

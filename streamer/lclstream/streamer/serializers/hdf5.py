@@ -7,11 +7,13 @@ group `/lclstream`, which plain readers ignore, identifies the events:
 |---|---|
 | `event_index`, `timestamp` | datasets, uint64, one element for each event |
 | `sequence` | dataset, uint64, one element: number of the message of its rank, from 0 |
-| `valid/<data source>` | datasets, uint8: 1 where the reading exists. Absent: it always does |
+| `valid/<data source>` | datasets, uint8: 1 where the reading exists. Absent: it always does. \
+Their attribute `dataset` is the path of the dataset that they speak of |
 | `experiment`, `run`, `rank`, `ranks`, `source_identifier`, `format` | attributes |
 """
 
 import io
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +27,8 @@ from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers.hdf5_template import Dataset, Image, Template, build_template
 
 GROUP = "/lclstream"
+# Attribute of a mask: the path of its dataset.
+MASKED = "dataset"
 FORMAT_VERSION = 1
 # Forms in use at a time: that of full batches and that of the last one, before and after a
 # change of run.
@@ -54,6 +58,8 @@ class HDF5BinarySerializer:
         """The data sources that are sent, in order."""
         self._filters = _filters(config)
         self._templates: dict[tuple[Form, int], Template] = {}
+        # Batches are made by the thread that reads, messages by the one that sends.
+        self._lock = threading.Lock()
 
     def new_batch(self, form: Form, capacity: int) -> Batch:
         """Return an empty batch; without compression it already lies in its message."""
@@ -97,13 +103,22 @@ class HDF5BinarySerializer:
 
     def _template(self, form: Form, capacity: int) -> Template:
         key = (form, capacity)
-        if key not in self._templates:
-            while len(self._templates) >= TEMPLATES_KEPT:
-                self._templates.pop(next(iter(self._templates)))
-            datasets = {self._paths[each.label]: _dataset(each, capacity) for each in form.columns}
-            datasets |= self._identification(form, capacity)
-            self._templates[key] = build_template(datasets, GROUP, self._attributes(form))
-        return self._templates[key]
+        with self._lock:
+            if key not in self._templates:
+                while len(self._templates) >= TEMPLATES_KEPT:
+                    self._templates.pop(next(iter(self._templates)))
+                self._templates[key] = self._new_template(form, capacity)
+            return self._templates[key]
+
+    def _new_template(self, form: Form, capacity: int) -> Template:
+        datasets = {self._paths[each.label]: _dataset(each, capacity) for each in form.columns}
+        datasets |= self._identification(form, capacity)
+        return build_template(datasets, GROUP, self._attributes(form), self._links(form))
+
+    def _links(self, form: Form) -> dict[str, dict[str, str]]:
+        """Return the attributes of the masks, by their path: what each speaks of."""
+        masked = form.labels if self._config.identification and form.with_masks else ()
+        return {_mask(label): {MASKED: self._paths[label]} for label in masked}
 
     def _identification(self, form: Form, count: int) -> dict[str, Dataset]:
         if not self._config.identification:
@@ -139,6 +154,8 @@ class HDF5BinarySerializer:
                 self._write(file, path, array)
             if self._config.identification:
                 file[GROUP].attrs.update(self._attributes(batch.form))
+            for path, attributes in self._links(batch.form).items():
+                file[path].attrs.update(attributes)
         return memory.getbuffer()
 
     def _write(self, file: h5py.File, path: str, data: Array) -> None:

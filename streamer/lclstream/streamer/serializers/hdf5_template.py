@@ -9,6 +9,7 @@ its own message: storing an event into its arrays is writing the file.
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import h5py
 import numpy as np
@@ -74,7 +75,10 @@ class Template:
 
 
 def build_template(
-    datasets: Mapping[str, Dataset], group: str, attributes: Mapping[str, object]
+    datasets: Mapping[str, Dataset],
+    group: str,
+    attributes: Mapping[str, object],
+    more: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
 ) -> Template:
     """Let the HDF5 library lay out a file.
 
@@ -82,12 +86,15 @@ def build_template(
         datasets: by path; all have at least one axis.
         group: path of the group that gets the attributes.
         attributes: numbers and texts; empty = the group is not made for them.
+        more: path of a dataset -> its attributes.
     """
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
         made = {path: _create(file, path, dataset) for path, dataset in datasets.items()}
         if attributes:
             file.require_group(group).attrs.update(attributes)
+        for path, values in more.items():
+            file[path].attrs.update(values)
         file.flush()
         runs = {path: _runs(made[path], dataset) for path, dataset in datasets.items()}
         # An identifier that is still open would keep the file open.
