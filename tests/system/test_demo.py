@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -87,8 +88,8 @@ class Demo:
     """A demo that somebody watches."""
 
     def __init__(self, *options: str, folder: Path) -> None:
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
+        # Sockets of SLURM need a short path.
+        self.temporary = Path(tempfile.mkdtemp(prefix="demo-"))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lclstream.cli", "demo", "--output", str(folder), *options],
             env=environment() | {"TMPDIR": str(self.temporary)},
@@ -98,6 +99,7 @@ class Demo:
             start_new_session=True,
         )
         self.lines: list[str] = []
+        self._ended = False
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -108,11 +110,14 @@ class Demo:
             with self._news:
                 self.lines.append(line)
                 self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
 
     def wait_for(self, text: str, timeout_s: float = 300.0) -> None:
         with self._news:
             seen = self._news.wait_for(
-                lambda: any(text in line for line in self.lines) or not self.is_running(),
+                lambda: self._ended or any(text in line for line in self.lines),
                 timeout_s,
             )
         assert seen, "".join(self.lines)
@@ -131,6 +136,7 @@ class Demo:
         self._reader.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        shutil.rmtree(self.temporary)
 
 
 @pytest.fixture
@@ -155,6 +161,17 @@ def test_interrupted_demo_leaves_nothing(demo: Demo, moment: str, number: int) -
     assert demo.interrupt(number) == 130, "".join(demo.lines)
     left = processes_with(str(demo.temporary))
     assert left == []
+    assert list(demo.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("demo", [()], indirect=True)
+def test_killed_demo_is_cleared_up_after(demo: Demo) -> None:
+    demo.wait_for("the first message is at")
+    assert demo.interrupt(signal.SIGKILL) == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while processes_with(str(demo.temporary)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_with(str(demo.temporary)) == []
     assert list(demo.temporary.iterdir()) == []
 
 

@@ -231,12 +231,12 @@ def _results_folder(output: Path) -> Path:
 
 @contextmanager
 def _state_folder() -> Iterator[Path]:
-    """Make a folder for databases, logs and keys, and remove it at the end."""
+    """Make a folder for databases, logs and keys; it and its processes are gone at the end."""
+    from lclstream.demo.guardian import Guardian
+
     folder = Path(tempfile.mkdtemp(prefix="lclstream-demo-"))
-    try:
+    with Guardian(folder):
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep_logs(folder: Path, results: Path, progress: "Progress") -> None:

@@ -130,9 +130,7 @@ class SlurmCluster:
             raise UnavailableError(f"no SLURM here: {problem}")
         for folder in ("state", "log"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
-        self._sockets = Path(tempfile.mkdtemp(prefix="slurm-"))
-        if len(str(self._sockets)) > LONGEST_PATH:
-            raise UnavailableError(f"TMPDIR is too long for Unix sockets: {self._sockets}")
+        self._sockets = self._socket_folder()
         self._ports = self._choose_ports()
         self.conf.write_text(self._configuration())
         cgroup = self.conf.with_name("cgroup.conf")
@@ -146,6 +144,19 @@ class SlurmCluster:
             (self._sockets / node).mkdir()
             self._spawn(node, "slurmd", "-D", "-f", str(self.conf), "-N", node)
         self._wait(self._is_ready, "the nodes to take jobs")
+
+    def _socket_folder(self) -> Path:
+        """Make a folder whose path is short enough for sockets: below `base` if that is."""
+        inside = self.base / "run"
+        if len(str(inside)) <= LONGEST_PATH:
+            inside.mkdir(mode=0o700, exist_ok=True)
+            return inside
+        for place in (tempfile.gettempdir(), "/tmp"):  # noqa: S108
+            made = Path(tempfile.mkdtemp(prefix="slurm-", dir=place))
+            if len(str(made)) <= LONGEST_PATH:
+                return made
+            made.rmdir()
+        raise UnavailableError(f"no path is short enough for Unix sockets: {inside}")
 
     def _version(self) -> tuple[int, int]:
         """Return the release of SLURM, such as (22, 5)."""
