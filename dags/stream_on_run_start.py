@@ -29,12 +29,12 @@ with DAG(
         "begin_time": Param(None, type=["null", "string"], description="when it began"),
         "parameters": Param({}, type="object", description="of the workflow definition"),
     },
-):
+) as dag:
     reserve = ReserveTransferOperator(
         task_id="reserve",
-        experiment="{{ params.experiment }}",
-        run="{{ params.run }}",
-        begin_time="{{ params.begin_time }}",
+        experiment=dag.param("experiment"),
+        run=dag.param("run"),  # as it is: a template would read "20260101_7" as a number
+        begin_time=dag.param("begin_time"),
         max_age_s="{{ params.parameters.max_age_s | default(0) }}",
         refuse_ended="{{ params.parameters.refuse_ended | default(False) }}",
         streamer="{{ params.parameters.streamer }}",

@@ -20,6 +20,7 @@ from lclstream.transfers.states import Phase
 DAGS = Path(__file__).parents[2] / "dags"
 STREAM = "stream_on_run_start"
 GOOD, BROKEN_ANALYSIS, BAD_CONFIGURATION, OLD = 101, 102, 103, 104
+NAMED = "20260101_7"
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -33,13 +34,14 @@ def misspelt() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def ended(
     database: None, world: World, tmp_path_factory: pytest.TempPathFactory
-) -> dict[int, dict[str, Any]]:
+) -> dict[int | str, dict[str, Any]]:
     """Run the DAG for several runs of the experiment; return how each ended, by its number."""
     confs = [
         conf(GOOD, consumers=2),
         conf(BROKEN_ANALYSIS, analysis="#!/bin/sh\necho no >&2\nexit 3\n"),
         misspelt(),
         conf(OLD, max_age_s=3600),
+        {**conf(GOOD), "run": NAMED},
     ]
     file = tmp_path_factory.mktemp("dag") / "confs.json"
     file.write_text(json.dumps(confs))
@@ -99,6 +101,11 @@ def test_a_run_is_streamed(ended: dict[int, Any], client: TransfersClient) -> No
     assert info.ledger.balanced
     assert [hop.tally.messages for hop in info.ledger.hops] == [10] * 4
     assert_nothing_is_left(client, transfer)
+
+
+def test_a_run_that_has_a_name_keeps_it(ended: dict[str, Any], client: TransfersClient) -> None:
+    assert ended[NAMED]["state"] == "success"
+    assert find_transfer(client, NAMED) is not None
 
 
 def test_a_broken_analysis_fails_the_run_and_leaves_nothing(

@@ -20,6 +20,7 @@ from lclstream.operators import (
 from lclstream.operators.hooks import explained
 from lclstream.operators.reservation import Reservation, document
 from lclstream.transfers.client import TransfersClient
+from lclstream.transfers.models import TransferInfo
 from lclstream.transfers.states import Phase
 
 STREAMER = conf(1)["parameters"]["streamer"]
@@ -42,9 +43,11 @@ class TaskInstance:
     """As much of a task instance as an operator uses."""
 
     dag_id = "stream"
+    task_id = "reserve"
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, map_index: int = -1) -> None:
         self.run_id = run_id
+        self.map_index = map_index
         self.xcoms: dict[str, Any] = {}
 
     def xcom_push(self, key: str, value: Any) -> None:
@@ -66,9 +69,59 @@ def test_the_same_run_gets_the_same_transfer_with_a_newer_lease(
 ) -> None:
     first, second = reserve(ti), reserve(ti)
     assert second == first | {"generation": 2}
-    assert first["holder"] == f"stream/{ti.run_id}"
+    assert first["holder"] == f"stream/{ti.run_id}/reserve"
     assert client.get(first["id"]).phase is Phase.REQUESTED
     client.cancel(first["id"], now=True)
+
+
+def test_each_instance_of_a_mapped_task_has_a_transfer_of_its_own(
+    ti: TaskInstance, client: TransfersClient
+) -> None:
+    made = [reserve(TaskInstance(ti.run_id, index)) for index in (0, 1, 0)]
+    assert made[0]["id"] == made[2]["id"] != made[1]["id"]
+    assert [each["generation"] for each in made] == [1, 1, 2]
+    for each in made[:2]:
+        client.cancel(each["id"], now=True)
+
+
+def test_an_earlier_try_that_is_ending_yet_is_waited_for_again(
+    ti: TaskInstance, client: TransfersClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = reserve(ti)
+    real = TransfersClient.get
+
+    def ending(self: TransfersClient, transfer: int) -> TransferInfo:
+        return real(self, transfer).model_copy(update={"phase": Phase.FAILING})
+
+    monkeypatch.setattr("lclstream.operators.transfer.STOP_S", 0.0)
+    monkeypatch.setattr(TransfersClient, "get", ending)
+    with pytest.raises(AirflowException, match=r"of an earlier try is failing yet") as caught:
+        reserve(ti)
+    assert not isinstance(caught.value, AirflowFailException)
+    client.cancel(first["id"], now=True)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_the_streamer_reads_the_run_that_begins(text: bool, ti: TaskInstance) -> None:
+    streamer = {**STREAMER, "source_identifier": "exp={experiment},run={run},dir=/{x}"}
+    task = ReserveTransferOperator(
+        task_id="reserve",
+        streamer=json.dumps(streamer) if text else streamer,
+        experiment="tst000001",
+        run="20260101_7",
+    )
+    request = task._request()
+    assert request.streamer.source_identifier == "exp=tst000001,run=20260101_7,dir=/{x}"
+    assert request.run == "20260101_7"
+
+
+@pytest.mark.parametrize("experiment", ["a,dir=/etc", "..", "a/b", ""])
+def test_a_name_that_is_more_than_a_name_is_not_filled_in(
+    experiment: str, ti: TaskInstance
+) -> None:
+    streamer = {**STREAMER, "source_identifier": "exp={experiment},run={run}"}
+    with pytest.raises(AirflowFailException, match="source_identifier: experiment must be letters"):
+        reserve(ti, streamer=streamer, experiment=experiment)
 
 
 def test_a_run_that_was_cleared_after_its_end_gets_a_new_transfer(
@@ -159,7 +212,8 @@ def test_a_killed_stop_leaves_the_end_to_the_service(
 
 def test_jobs_are_named_after_their_task() -> None:
     task = SubmitJobOperator(task_id="submit_peaks", transfer={}, script="true")
-    assert task.job_name == "submit_peaks"
+    names = [task.job_name(TaskInstance("r", index)) for index in (-1, 0, 1)]
+    assert names == ["submit_peaks", "submit_peaks-0", "submit_peaks-1"]
 
 
 def test_only_what_may_pass_is_tried_again() -> None:

@@ -12,8 +12,8 @@ from tests.operators.world import World, conf, wait_until
 
 from lclstream.operators import triggers
 from lclstream.operators.triggers import SuperviseTrigger
-from lclstream.transfers.client import TransfersClient
-from lclstream.transfers.models import TransferRequest
+from lclstream.transfers.client import AsyncTransfersClient, TransfersClient
+from lclstream.transfers.models import TransferInfo, TransferRequest
 from lclstream.transfers.states import Phase
 
 HOLDER = "stream/arp:tst000001:r1"
@@ -90,6 +90,34 @@ async def test_the_deadline_is_an_event_and_the_lease_was_renewed(
     lease = client.get(transfer).lease
     assert lease is not None
     assert (lease.holder, lease.generation) == (HOLDER, 1)
+
+
+@pytest.mark.anyio
+async def test_a_clock_that_is_set_back_does_not_end_the_renewals(
+    client: TransfersClient, transfer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the time of day finds it an hour earlier."""
+    renewals = 0
+    real_lease, real_time, back_s = AsyncTransfersClient.lease, time.time, 0.0
+
+    def stepping() -> float:
+        nonlocal back_s
+        back_s += 3600.0
+        return real_time() - back_s
+
+    async def counted(self: AsyncTransfersClient, *args: Any, **named: Any) -> TransferInfo:
+        nonlocal renewals
+        renewals += 1
+        if renewals == 3:
+            await self.cancel(transfer, now=True)
+        return await real_lease(self, *args, **named)
+
+    monkeypatch.setattr(AsyncTransfersClient, "lease", counted)
+    monkeypatch.setattr(triggers, "WAIT_S", 0.1)
+    watch = trigger(transfer, lease_s=1.0)
+    monkeypatch.setattr(time, "time", stepping)
+    [event] = await events(watch)
+    assert (event["status"], renewals) == ("ended", 3)
 
 
 @pytest.mark.anyio

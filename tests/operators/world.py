@@ -150,7 +150,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0)
     return result
 
 
-def find_transfer(client: TransfersClient, run: int) -> int | None:
+def find_transfer(client: TransfersClient, run: int | str) -> int | None:
     """Return the newest transfer of a run."""
     for status in client.list():
         if status.run == run:

@@ -56,7 +56,8 @@ class SubmitJobOperator(TransferOperator):
             count: how many jobs share the stream.
             environment: variables for the script.
             job_resources: fields of a ResourceSpec, such as `node_count` or `duration`.
-            name: of the jobs, unique in the transfer; by default the task's id.
+            name: of the jobs, unique in the transfer; by default the task's id. A mapped task
+                adds its index.
             kwargs: what every operator of a transfer takes.
         """
         super().__init__(transfer=transfer, **kwargs)
@@ -67,16 +68,15 @@ class SubmitJobOperator(TransferOperator):
         self.job_resources = job_resources
         self.name = name or self.task_id
 
-    @property
-    def job_name(self) -> str:
-        """Whose logs the task's link shows."""
-        return str(self.name)
+    def job_name(self, ti: Any) -> str:
+        """Return the name of the jobs; each instance of a mapped task has its own."""
+        return str(self.name) if ti.map_index < 0 else f"{self.name}-{ti.map_index}"
 
     def work(self, context: Any, client: TransfersClient, reservation: Reservation) -> int:
         """Ask the service for them."""
         wanted = {
             "role": "consumer",
-            "name": self.job_name,
+            "name": self.job_name(context["ti"]),
             "script": self.script,
             "site": self.site,
             "count": self.count,

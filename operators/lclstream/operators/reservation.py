@@ -31,7 +31,7 @@ class Reservation:
 
     id: int
     holder: str
-    """Who keeps the transfer's lease: the DAG run."""
+    """Who keeps the transfer's lease: the DAG run, and the task that reserved it."""
     generation: int
     """Grows whenever `reserve` runs again, so that what an earlier try says is ignored."""
 
@@ -89,12 +89,12 @@ class TransferOperator(BaseOperator):
         hook = LclstreamHook(self.lclstream_conn_id)
         with explained(), hook.get_conn() as client:
             self._running = hook, reservation
-            push_links(context["ti"], reservation.id, self.role, self.job_name)
+            push_links(context["ti"], reservation.id, self.role, self.job_name(context["ti"]))
             return self.work(context, client, reservation)
 
-    @property
-    def job_name(self) -> str:
-        """Whose logs the task's link shows, among the jobs of its role; empty: all."""
+    def job_name(self, ti: Any) -> str:
+        """Return whose logs the task's link shows, among the jobs of its role; empty: all."""
+        del ti
         return ""
 
     def work(self, context: Any, client: TransfersClient, reservation: Reservation) -> Any:

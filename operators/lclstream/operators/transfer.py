@@ -19,6 +19,7 @@ everything. Without `on_failure_fail_dagrun` such a run could end as a success. 
 `dagrun_timeout`: it skips the teardown.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from itertools import count
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.models import parse
@@ -45,12 +46,14 @@ from lclstream.transfers.client import TransfersClient
 from lclstream.transfers.models import TransferInfo, TransferRequest
 from lclstream.transfers.states import CLOSING, FINAL
 
+PLAIN = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
+
 
 class ReserveTransferOperator(BaseOperator):
     """Write the transfer into the service's ledger; nothing is started.
 
-    The setup of a DAG. Safe to run again: the same run gets the same transfer, unless that one
-    has ended; then the run was cleared and gets a new one.
+    The setup of a DAG. Safe to run again: the same task of the same run gets the same transfer,
+    unless that one has ended; then the run was cleared and gets a new one.
 
     Returns (XCom): id, lease holder and generation, for `transfer=reserve.output`.
     """
@@ -75,14 +78,14 @@ class ReserveTransferOperator(BaseOperator):
         self,
         *,
         streamer: Any,
-        experiment: str,
-        run: int | str,
+        experiment: Any,
+        run: Any,
         producers: int | str = 1,
         site: str | None = None,
         buffer_site: str | None = None,
         memory: str | None = None,
         limits: Mapping[str, float] | str | None = None,
-        begin_time: str | None = None,
+        begin_time: Any = None,
         max_age_s: float | str | None = None,
         refuse_ended: bool | str = False,
         elog_conn_id: str = ElogHook.default_conn_name,
@@ -94,8 +97,10 @@ class ReserveTransferOperator(BaseOperator):
 
         Args:
             streamer: configuration of the streamer, without handlers; also as YAML or JSON text.
-            experiment: its name.
-            run: its number.
+                `{experiment}` and `{run}` in its `source_identifier` are filled in, as in
+                `exp={experiment},run={run}`.
+            experiment: its name; text, or `dag.param("experiment")`.
+            run: its number, or its name where runs have names.
             producers: how many ranks read and send.
             site: where they run; by default the service's first site.
             buffer_site: where the buffer runs; by default where the producers run.
@@ -130,7 +135,9 @@ class ReserveTransferOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Refuse what is too old, else reserve and take the lease."""
         ti = context["ti"]
-        holder = f"{ti.dag_id}/{ti.run_id}"
+        holder = f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
+        if ti.map_index >= 0:
+            holder += f"/{ti.map_index}"
         with explained():
             self._refuse_stale()
             self._refuse_ended()
@@ -146,7 +153,7 @@ class ReserveTransferOperator(BaseOperator):
 
     def _request(self) -> TransferRequest:
         wanted = {
-            "streamer": document(self.streamer),
+            "streamer": self._streamer(),
             "experiment": str(self.experiment),
             "run": self.run,
             "producers": self.producers,
@@ -158,6 +165,27 @@ class ReserveTransferOperator(BaseOperator):
         given = {name: value for name, value in wanted.items() if value not in (None, "")}
         return parse(TransferRequest, {**given, "hold": True}, f"task {self.task_id!r}")
 
+    def _streamer(self) -> Any:
+        """Return the streamer's configuration for this run."""
+        streamer = document(self.streamer)
+        if not isinstance(streamer, Mapping):
+            return streamer
+        identifier = streamer.get("source_identifier")
+        if not isinstance(identifier, str):
+            return streamer
+        for name, value in (("experiment", str(self.experiment)), ("run", str(self.run))):
+            place = f"{{{name}}}"
+            if place not in identifier:
+                continue
+            # It becomes part of a list of options and paths.
+            if not PLAIN.fullmatch(value):
+                raise InvalidConfigError(
+                    f"source_identifier: {name} must be letters, digits, '_', '.', '+' or '-' to "
+                    f"be filled in, got {value!r}"
+                )
+            identifier = identifier.replace(place, value)
+        return {**streamer, "source_identifier": identifier}
+
     def _reserve(
         self, client: TransfersClient, request: TransferRequest, holder: str
     ) -> TransferInfo:
@@ -167,6 +195,8 @@ class ReserveTransferOperator(BaseOperator):
             if info.phase in CLOSING:
                 self.log.info("transfer %s of an earlier try is ending", info.id)
                 info = wait_final(client, info, STOP_S)
+            if info.phase in CLOSING:
+                raise AirflowException(f"transfer {info.id} of an earlier try is {info.phase} yet")
             if info.phase not in FINAL:
                 return info
             self.log.info("transfer %s of an earlier try is %s", info.id, info.phase)

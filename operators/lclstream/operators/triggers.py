@@ -98,25 +98,27 @@ class SuperviseTrigger(BaseTrigger):
     async def _watch(self, client: AsyncTransfersClient) -> dict[str, Any]:
         progress = Progress(self.log.info)
         version = 0
-        renewal = outage = 0.0
-        while (now := time.time()) < self.deadline:
+        renewal = time.monotonic()
+        outage: float | None = None
+        while (left_s := self.deadline - time.time()) > 0:
+            # Not the time of day: a step of it must not keep the lease from being renewed.
+            now = time.monotonic()
             try:
                 if now >= renewal:
                     await self._renew(client)
                     renewal = now + self.lease_s / RENEWALS
-                wait_s = min(WAIT_S, max(self.deadline - now, 0.0))
-                info = await client.wait(self.transfer, version, wait_s)
+                info = await client.wait(self.transfer, version, min(WAIT_S, left_s))
             except RequestError:
                 raise
             except LclstreamError as error:
                 # A stream of hours must not end because its service was unwell for a minute.
-                outage = outage or now
+                outage = now if outage is None else outage
                 if now - outage > OUTAGE_S:
                     raise
                 self.log.warning("no answer from the transfers service, waiting: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            outage, version = 0.0, info.version
+            outage, version = None, info.version
             progress.show(info)
             if info.is_final:
                 return {"status": "ended", "phase": info.phase.value, "reason": info.reason}
