@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,14 +130,32 @@ def test_only_what_is_over_is_left_alone_after_a_restart(store: Store) -> None:
     assert store.unfinished() == [alive.id]
 
 
-def test_ids_by_owner_newest_first(store: Store) -> None:
-    first, _ = store.create(make, REQUEST, None)
-    second, _ = store.create(make, REQUEST, None)
-    store.create(lambda number: make(number, "uid:otto"), REQUEST, None)
-    assert store.ids(final=False, owner="uid:mona") == [second.id, first.id]
-    do(store, second, CancelAsked(reason="asked"))
-    assert store.ids(final=False, owner="uid:mona") == [first.id]
-    assert len(store.ids(final=True, owner=None)) == 3
+def listed(store: Store, **wanted: Any) -> list[int]:
+    options = {"final": False, "owner": "uid:mona", "before": None, "count": 9, **wanted}
+    return [each.transfer.id for each in store.summaries(**options)]
+
+
+def test_summaries_by_owner_newest_first(store: Store) -> None:
+    first, second = started(store), started(store)
+    third, _ = store.create(lambda number: make(number, "uid:otto"), REQUEST, None)
+    assert listed(store) == [second.id, first.id]
+    assert listed(store, count=1) == [second.id]
+    assert listed(store, before=second.id) == [first.id]
+    assert listed(store, owner=None) == [third.id, second.id, first.id]
+    do(store, third, CancelAsked(reason="asked"))
+    assert listed(store, owner=None) == [second.id, first.id]
+    assert listed(store, owner=None, final=True) == [third.id, second.id, first.id]
+
+
+def test_a_summary_has_the_newest_line_of_the_log(store: Store) -> None:
+    transfer, other = started(store), started(store)
+    fresh, _ = store.create(make, REQUEST, None)
+    key = f"transfer-{transfer.id}-buffer-buffer-0"
+    do(store, transfer, JobChanged(key=key, jobndx=1, state=JobState.QUEUED))
+    found = store.summaries(final=True, owner=None, before=None, count=9)
+    states = {each.transfer.id: each.last and each.last.state for each in found}
+    assert states == {transfer.id: JobState.QUEUED, other.id: JobState.NEW, fresh.id: None}
+    assert [each.request for each in found] == [REQUEST] * 3
 
 
 def test_jobs_are_found_by_an_id_that_two_sites_may_have_given(store: Store) -> None:

@@ -98,5 +98,5 @@ def test_metrics_come_from_the_buffer() -> None:
 
 
 def test_status_of_a_reservation() -> None:
-    status = status_of(transfer(Phase.REQUESTED), [], {})
+    status = status_of(transfer(Phase.REQUESTED), None, {})
     assert (status.time, status.state, status.info) == (5.0, JobState.NEW, "ok")

@@ -48,7 +48,7 @@ from lclstream.transfers.models import (
 from lclstream.transfers.record import Role, Transfer
 from lclstream.transfers.runners import PRODUCER_NAME, UNKNOWN_TRANSFER, Runners
 from lclstream.transfers.specs import Specs, check_ranks
-from lclstream.transfers.states import CLOSING, FINAL, Timer
+from lclstream.transfers.states import CLOSING, FINAL, Phase, Timer
 from lclstream.transfers.store import Store, Stored, StoredStart, StoreThread
 from lclstream.transfers.view import info_of, reply_to, status_of
 
@@ -56,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 60.0
 MOST_LISTED = 1000
+LISTED_AT_ONCE = 100
 DATA_URL = re.compile(r"(tcp|tls\+tcp)://[A-Za-z0-9_.:\[\]-]+:[0-9]{1,5}")
 # The words of the reference service.
 UNKNOWN_JOB = "Job not found."
@@ -72,6 +73,11 @@ class Page:
     """Only transfers whose buffer job is in this state."""
     final: bool = False
     """Whether ended transfers are listed too."""
+
+    def shows(self, status: TransferStatus) -> bool:
+        """Return whether a transfer belongs into the list."""
+        is_shown = self.final or status.phase not in FINAL
+        return is_shown and self.state in (None, status.state)
 
 
 class Desk:
@@ -136,32 +142,33 @@ class Desk:
         transfer, is_new = await self._store.do(Store.create, make, body, key)
         if is_new:
             logger.info("transfer_created", extra={"transfer": transfer.id, "owner": caller.name})
+        if transfer.phase is Phase.REQUESTED:
+            # Also when it was made before: whoever made it may not have come to this.
             await self.runners.begin(transfer.id)
         if wait:
             await self._wait_address(transfer.id)
         found = await self.runners.look_up(transfer.id)
-        return status_of(found.transfer, found.log, found.request)
+        return status_of(found.transfer, found.log[-1] if found.log else None, found.request)
 
     async def list(self, caller: Caller, page: Page) -> list[TransferStatus]:
         """Return the transfers that the caller may see, newest first."""
         owner = None if self._roles.is_admin(caller) else caller.name
-        ids = await self._store.do(Store.ids, final=page.final, owner=owner)
-        wanted = page.limit if page.limit is not None else MOST_LISTED
+        wanted = min(page.limit, MOST_LISTED) if page.limit is not None else MOST_LISTED
         found: list[TransferStatus] = []
-        skip = page.index
-        for number in ids:
-            if len(found) >= wanted:
+        skip, before = page.index, None
+        while len(found) < wanted:
+            # In parts: who looks for a state that is rare must not hold up the store for long.
+            part = await self._store.do(
+                Store.summaries, final=page.final, owner=owner, before=before, count=LISTED_AT_ONCE
+            )
+            shown = [status_of(each.transfer, each.last, each.request) for each in part]
+            matching = [each for each in shown if page.shows(each)]
+            found += matching[skip:]
+            skip = max(0, skip - len(matching))
+            if len(part) < LISTED_AT_ONCE:
                 break
-            seen = await self.runners.look_up(number)
-            status = status_of(seen.transfer, seen.log, seen.request)
-            is_shown = page.final or status.phase not in FINAL
-            if not is_shown or page.state not in (None, status.state):
-                continue
-            if skip > 0:
-                skip -= 1
-            else:
-                found.append(status)
-        return found
+            before = part[-1].transfer.id
+        return found[:wanted]
 
     async def info(
         self, caller: Caller, number: int, *, wait_s: float = 0.0, since: int | None = None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Table, func, insert, select, update
+from sqlalchemy import Connection, CursorResult, Row, Table, func, insert, select, update
 
 from lclstream.core.ledger import Report
 from lclstream.jobs.states import JobState
@@ -127,15 +127,23 @@ def read_ledger(connection: Connection, transfer: int) -> Ledger:
 def read_log(connection: Connection, transfer: int) -> tuple[LogEntry, ...]:
     """Return the log that clients see."""
     rows = connection.execute(select(log).where(log.c.transfer == transfer).order_by(log.c.id))
-    return tuple(
-        LogEntry(
-            time=row.time,
-            role=Role(row.role),
-            state=JobState(row.state),
-            info=row.info,
-            jobndx=row.jobndx,
-        )
-        for row in rows
+    return tuple(_entry(row) for row in rows)
+
+
+def read_last(connection: Connection, transfers: Sequence[int]) -> dict[int, LogEntry]:
+    """Return the newest line of the log of each transfer that has one."""
+    newest = select(func.max(log.c.id)).where(log.c.transfer.in_(transfers))
+    query = select(log).where(log.c.id.in_(newest.group_by(log.c.transfer)))
+    return {row.transfer: _entry(row) for row in connection.execute(query)}
+
+
+def _entry(row: Row[Any]) -> LogEntry:
+    return LogEntry(
+        time=row.time,
+        role=Role(row.role),
+        state=JobState(row.state),
+        info=row.info,
+        jobndx=row.jobndx,
     )
 
 

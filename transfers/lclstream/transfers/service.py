@@ -14,6 +14,7 @@ from lclstream.identity.authority import Authority
 from lclstream.identity.web import WebService
 from lclstream.jobs.client import JobsClient
 from lclstream.transfers.actions import Site
+from lclstream.transfers.clock import steady_clock
 from lclstream.transfers.config import SiteConfig, TransfersConfig
 from lclstream.transfers.desk import Desk
 from lclstream.transfers.routes import make_app
@@ -50,7 +51,7 @@ class TransfersService(WebService):
             read_secret(secret_path(config)),
         )
         known = {name: Site(config=site, jobs=self._clients[name]) for name, site in sites.items()}
-        self._desk = Desk(config, known, specs, self._store, authority.name)
+        self._desk = Desk(config, known, specs, self._store, authority.name, clock=steady_clock())
         app = make_app(self._desk)
         super().__init__(
             app, config.identity, config.host, config.port, work=[self._desk.runners.run]

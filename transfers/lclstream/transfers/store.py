@@ -30,6 +30,7 @@ from lclstream.transfers.rows import (
     finish,
     new_id,
     order,
+    read_last,
     read_ledger,
     read_log,
     read_pending,
@@ -50,7 +51,7 @@ from lclstream.transfers.tables import (
     transfers,
 )
 
-__all__ = ["PendingAction", "Store", "StoreThread", "Stored", "StoredStart"]
+__all__ = ["PendingAction", "Store", "StoreThread", "Stored", "StoredStart", "Summary"]
 
 R = TypeVar("R")
 
@@ -64,6 +65,16 @@ class Stored:
     ledger: Ledger
     log: tuple[LogEntry, ...]
     pending: tuple[PendingAction, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a list shows of a transfer: without reports, which may be thousands."""
+
+    transfer: Transfer
+    request: dict[str, Any]
+    last: LogEntry | None
+    """The newest line of its log."""
 
 
 class Store:
@@ -200,20 +211,35 @@ class Store:
         found: dict[str, Any] = json.loads(body) if body is not None else {}
         return found
 
-    def ids(self, *, final: bool, owner: str | None) -> list[int]:
-        """Return ids of transfers, newest first.
+    def summaries(
+        self, *, final: bool, owner: str | None, before: int | None, count: int
+    ) -> list[Summary]:
+        """Return what a list shows of transfers, newest first.
 
         Args:
             final: whether ended ones are included.
             owner: only those of this owner; None = all.
+            before: only those with a lower id; None = from the newest.
+            count: how many at most.
         """
-        query = select(transfers.c.id).order_by(transfers.c.id.desc())
+        query = select(transfers).order_by(transfers.c.id.desc()).limit(count)
         if not final:
             query = query.where(~transfers.c.is_over)
         if owner is not None:
             query = query.where(transfers.c.owner == owner)
+        if before is not None:
+            query = query.where(transfers.c.id < before)
         with self._engine.connect() as connection:
-            return list(connection.scalars(query))
+            rows = connection.execute(query).all()
+            last = read_last(connection, [row.id for row in rows])
+        return [
+            Summary(
+                transfer=from_json(row.state),
+                request=json.loads(row.request),
+                last=last.get(row.id),
+            )
+            for row in rows
+        ]
 
     def with_jobid(self, jobid: str) -> list[tuple[int, str]]:
         """Return transfer and key of the jobs that have an id; sites may give the same one."""

@@ -72,11 +72,14 @@ def info_of(
     )
 
 
-def status_of(
-    transfer: Transfer, log: Sequence[LogEntry], request: dict[str, Any]
-) -> TransferStatus:
-    """Return one line of the list, in the manner of LCLStream-API."""
-    last = log[-1] if log else None
+def status_of(transfer: Transfer, last: LogEntry | None, request: dict[str, Any]) -> TransferStatus:
+    """Return one line of the list, in the manner of LCLStream-API.
+
+    Args:
+        transfer: its state.
+        last: the newest line of its log, if it has any.
+        request: what the client asked for.
+    """
     buffer = transfer.buffer
     return TransferStatus(
         time=last.time if last else transfer.created,
