@@ -28,7 +28,7 @@ SLOW: dict[str, Any] = {"events": 4000, "rate_hz": 20.0}
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def airflow(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     with Airflow(
         tmp_path_factory.mktemp("airflow"),
