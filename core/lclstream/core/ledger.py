@@ -29,7 +29,6 @@ from lclstream.core.errors import (
     LclstreamError,
     UnavailableError,
 )
-from lclstream.core.http import raise_for_error, translate_errors
 from lclstream.core.models import StrictModel
 from lclstream.core.tls import Credentials
 
@@ -189,7 +188,10 @@ class Reporter:
         on_reply: Callable[[Reply], None] = lambda reply: None,
         interval_s: float = REPORT_INTERVAL_S,
     ) -> None:
+        # Only a job of a transfer needs them, and they are slow to load.
         import httpx
+
+        from lclstream.core.http import raise_for_error
 
         self._url = url
         self._snapshot = snapshot
@@ -261,6 +263,8 @@ class Reporter:
             self._client.close()
 
     def _post(self, report: Report) -> Reply:
+        from lclstream.core.http import translate_errors
+
         body = report.model_dump_json(by_alias=True, exclude_none=True)
         with translate_errors(self._url):
             answer = self._client.post(
