@@ -143,10 +143,11 @@ def test_taken_port_is_a_wrong_configuration(
 
 @pytest.mark.usefixtures("logs_stay_as_they_are")
 def test_wrong_values_are_all_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["buffer", "serve", "--grace", "-1", "--max-idle", "-2"]) == 2
+    assert main(["buffer", "serve", "--grace", "-1", "--max-idle", "-2", "--linger", "nan"]) == 2
     errors = capsys.readouterr().err
     assert "grace_s must be >= 0, got -1.0" in errors
     assert "max_idle_s must be >= 0, got -2.0" in errors
+    assert "linger_s must be >= 0, got nan" in errors
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,13 @@ def test_empty_message_is_a_farewell() -> None:
         assert batches.tally == tally_of(payloads[:1])
 
 
+def test_what_follows_a_farewell_is_received() -> None:
+    # Two producers behind one buffer.
+    payloads = [message(0), b"", message(3), b""]
+    with Producer(payloads, end=False) as producer, stream(producer.url) as batches:
+        assert [event.index for event in batches.events()] == [0, 1, 2, 3, 4, 5]
+
+
 def test_every_producer_has_to_say_farewell() -> None:
     with (
         Producer([message(0), b""], end=False) as one,

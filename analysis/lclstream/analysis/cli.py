@@ -105,7 +105,7 @@ def _peaks(options: argparse.Namespace) -> int:
 
     given = {name: getattr(options, name) for name in PeakSettings.model_fields}
     settings = parse(
-        PeakSettings, {name: value for name, value in given.items() if value is not None}
+        PeakSettings, {name: value for name, value in given.items() if value is not None}, "options"
     )
     stream = _open(options)
     job = PeakJob(stream, options.output, settings, frames=options.frames, mask=options.mask)

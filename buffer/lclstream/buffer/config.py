@@ -55,7 +55,8 @@ class BufferConfig:
         problems = [
             f"{name} must be >= {least}, got {getattr(self, name)!r}"
             for name, least in limits.items()
-            if getattr(self, name) < least
+            # Not a number is not less than anything either.
+            if not getattr(self, name) >= least
         ]
         if problems:
             raise InvalidConfigError("invalid buffer configuration", problems)

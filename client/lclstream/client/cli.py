@@ -120,10 +120,9 @@ def _add_get(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text!r}")
+    return int(text)
 
 
 def _pull(options: argparse.Namespace) -> int:
@@ -187,6 +186,15 @@ def _push(options: argparse.Namespace) -> int:
     urls = [options.addr] * max(options.ndial, 1)
     with Push(urls, listen=options.ndial < 1, connect_timeout_s=options.timeout) as push:
         for path in options.files:
-            push.send(path.read_bytes())
+            push.send(_content(path))
     sys.stderr.write(f"Sent {len(options.files)} messages\n")
     return 0
+
+
+def _content(path: Path) -> bytes:
+    from lclstream.core.errors import InvalidConfigError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidConfigError(f"cannot read {path}: {error.strerror}") from None

@@ -1,8 +1,10 @@
 """Receives the messages of a stream and keeps account of them.
 
 A stream ends when every peer has ended it: by closing properly, or by a message of zero length,
-which some producers send as a farewell. Inside a transfer the receiver reports what it got to
-the transfers service, regularly and at the end; the final report says whether all was read.
+which some producers send as a farewell. Behind a buffer nobody knows how many producers there
+are, so a farewell only counts when nothing follows it. Inside a transfer the receiver reports
+what it got to the transfers service, regularly and at the end; the final report says whether all
+was read.
 """
 
 import logging
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # How soon a request to stop is seen while no message comes.
 LOOK_S = 0.2
+# Other producers behind the same address may go on after one has said farewell.
+FAREWELL_SILENCE_S = 2.0
 
 Stats = dict[str, float | int | str]
 
@@ -108,6 +112,7 @@ class Receiver:
         self._stopped = ""
         self._drained = False
         self._farewells = 0
+        self._farewell_at = 0.0
         self._enough_farewells = peers if listen else peers * len(addresses)
         self._tally = Tally()
         self._lock = threading.Lock()
@@ -188,6 +193,10 @@ class Receiver:
                     # The others took all of it before this consumer came.
                     self.ended = True
                     raise EndOfStream("the stream had ended already") from None
+                silence_s = time.monotonic() - max(self._farewell_at, self._last)
+                if self._farewells >= self._enough_farewells and silence_s > FAREWELL_SILENCE_S:
+                    self.ended = True
+                    raise EndOfStream("every peer has said farewell") from None
                 if self._timeout_s and time.monotonic() - silent_since > self._timeout_s:
                     raise ReceiveTimeoutError(f"no message within {self._timeout_s} s") from None
             except EndOfStream:
@@ -196,7 +205,8 @@ class Receiver:
             else:
                 if payload:
                     return payload
-                self._farewell()
+                self._farewells += 1
+                self._farewell_at = time.monotonic()
 
     def count(self, payload: memoryview | bytes, events: int = 0) -> None:
         """Account for one message that was received."""
@@ -234,12 +244,6 @@ class Receiver:
             received=received,
             stats=stats | self.stats,
         )
-
-    def _farewell(self) -> None:
-        self._farewells += 1
-        if self._farewells >= self._enough_farewells:
-            self.ended = True
-            raise EndOfStream("every peer has said farewell")
 
     def _problem(self, error: BaseException | None) -> str:
         if isinstance(error, LclstreamError):

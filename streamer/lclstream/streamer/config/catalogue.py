@@ -42,7 +42,8 @@ def describe_one(name: str) -> str:
     """
     models = {key: kind for union in SECTIONS.values() for key, kind in _models(union).items()}
     if name not in models:
-        raise NotFoundError(f"nothing is called {name!r}{near(name, list(models))}")
+        hint = near(name, list(models)) or "; `lclstream streamer list` names all"
+        raise NotFoundError(f"nothing is called {name!r}{hint}")
     kind = models[name]
     lines = [inspect.cleandoc(kind.__doc__ or ""), "", f"type: {name}"]
     for field, info in kind.model_fields.items():
