@@ -44,7 +44,8 @@ def test_other_hosts_are_refused(url: str) -> None:
     "url",
     [
         "file:///etc/passwd", "ftp://127.0.0.1/", "127.0.0.1", "https://", "https://h:port/",
-        "https://127.0.0.1@evil.example/", "",
+        "https://127.0.0.1@evil.example/", "", "https://evil.example\\.ornl.gov/",
+        "https://evil.example%2f.ornl.gov/", "https://127.0.0.1\\@evil.example/",
     ],
 )  # fmt: skip
 def test_what_is_not_a_url_is_refused(url: str) -> None:
@@ -78,3 +79,20 @@ def test_etc_is_nobodys_directory(tmp_path: Path) -> None:
     for roots in ([], [tmp_path]):
         with pytest.raises(NotAuthorizedError, match="not below an allowed one"):
             admission.check_directory("/etc", roots)
+
+
+@pytest.mark.parametrize(
+    ("root", "kept"),
+    [
+        ("jobs", "jobs"), ("", "jobs"), ("jobs/7/work", "jobs"), ("link", "jobs"),
+    ],
+)  # fmt: skip
+def test_roots_keep_away_from_what_callers_may_not_see(
+    tmp_path: Path, root: str, kept: str
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    folders = {"prefix": tmp_path / kept}
+    with pytest.raises(InvalidConfigError, match=r"the prefix .* overlap"):
+        admission.check_roots([tmp_path / root], folders)
+    admission.check_roots([tmp_path / "shared", tmp_path / "jobs2"], folders)

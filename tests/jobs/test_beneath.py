@@ -1,9 +1,11 @@
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lclstream.core.errors import NotAuthorizedError, NotFoundError, RequestError
+from lclstream.core.errors import NotAuthorizedError, NotFoundError, RequestError, UnavailableError
 from lclstream.jobs.beneath import Beneath
 
 
@@ -104,3 +106,28 @@ def test_folder_or_not(root: Path) -> None:
             files.is_folder("missing")
         with pytest.raises(NotAuthorizedError):
             files.is_folder("../root")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/below", "sub/" + "é" * 200])
+def test_name_too_long_for_the_file_system(root: Path, name: str) -> None:
+    with Beneath(root) as files:
+        for action in (files.open_file, files.is_folder, lambda n: files.write_file(n, iter(()))):
+            with pytest.raises(NotAuthorizedError, match="File name too long"):
+                action(name)
+    assert sorted(path.name for path in (root / "sub").iterdir()) == ["file", "out"]
+
+
+def test_name_may_be_as_long_as_the_file_system_allows(root: Path) -> None:
+    with Beneath(root) as files:
+        files.write_file("é" * 127, iter([b"content"]))
+    assert read(root, "é" * 127) == b"content"
+
+
+def test_full_disk_is_said(root: Path) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"content"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Beneath(root) as files, pytest.raises(UnavailableError, match=r"^no room for sub/new: "):
+        files.write_file("sub/new", chunks())
+    assert sorted(path.name for path in (root / "sub").iterdir()) == ["file", "out"]

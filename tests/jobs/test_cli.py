@@ -148,3 +148,39 @@ def test_serve_with_a_faulty_configuration(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode != 0
     assert "missing" in done.stderr
+
+
+def test_serve_without_a_usable_identity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"prefix": "jobs", "identity": "nowhere"}
+    path = write(tmp_path, json.dumps(config), "jobs.json")
+    assert main(["job", "serve", path]) == 2
+    assert capsys.readouterr().err == f"lclstream: no identity folder '{tmp_path}/nowhere'\n"
+
+
+def test_one_damaged_folder_hides_no_other_job(
+    configured: JobStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = write(tmp_path, "name: hello\nscript: 'true'\n")
+    for _ in range(2):
+        assert main(["job", "run", "--no-submit", spec]) == 0
+    damaged, good = configured.ids()
+    (configured.prefix / damaged / layout.SPEC).write_text("{}")
+    (configured.prefix / "7").mkdir()
+    capsys.readouterr()
+    assert main(["job", "ls"]) == 0
+    seen = capsys.readouterr()
+    assert [line.split()[0] for line in seen.out.splitlines()] == ["jobid", good]
+    assert seen.err == f"the folder of job {damaged} is damaged: script: is required\n"
+
+
+def test_directory_is_relative_to_who_types_it(
+    configured: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    spec = write(tmp_path, "script: 'true'\ndirectory: here\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["job", "run", "--no-submit", spec]) == 0
+    (jobid,) = configured.ids()
+    assert configured.get(jobid).directory == tmp_path / "here"

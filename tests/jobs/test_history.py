@@ -88,3 +88,8 @@ def test_of_many_writers_one_wins(status: Path) -> None:
     codes = [writer.wait(20) for writer in writers]
     assert sorted(codes) == [0, 1, 1, 1]
     assert [row.state for row in history.read(status)] == [S.NEW, S.QUEUED, S.ACTIVE]
+
+
+@pytest.mark.parametrize("when", ["nan", "inf", "-inf", "1e999"])
+def test_row_without_a_time_is_no_row(when: str) -> None:
+    assert history.parse(f"{when},1,queued,7\n") == []

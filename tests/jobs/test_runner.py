@@ -164,6 +164,12 @@ def test_descriptors_of_the_starter_are_closed(store: JobStore) -> None:
     assert "/dev/null" in output(job)
 
 
+def test_time_limit_may_be_far_away(store: JobStore) -> None:
+    job = make(store, "exit 0")
+    assert run(job, "--time-limit-s", "1e15") == 0
+    assert rows(job)[-1] == (1, "completed", "")
+
+
 def test_time_limit_ends_everything(store: JobStore) -> None:
     job = make(store, "sleep 100 & echo $!; sleep 100")
     with Running(job, "--time-limit-s", "0.5") as running:

@@ -90,7 +90,11 @@ async def test_wire_is_that_of_psik_api(service: JobsService, identities: Path) 
         assert [list(step) for step in steps] == [
             ["jobid", "name", "updated", "jobndx", "state", "info"]
         ] * 4
-        assert (await http.get("/v3/jobs")).json() == steps[-1:]
+
+        async def is_listed() -> bool:
+            return bool((await http.get("/v3/jobs")).json() == steps[-1:])
+
+        await eventually(is_listed)
         new = (await http.post("/v3/jobs/new", json={"script": "true"})).json()
         assert (await http.get(f"/v3/jobs/{new}/state")).text == '"new"'
         assert (await http.delete(f"/v3/jobs/{new}")).text == "null"
@@ -174,7 +178,12 @@ async def test_validation_has_the_form_of_fastapi(service: JobsService, identiti
     async with await raw(service, identities) as http:
         answer = await http.post("/v3/jobs", json={"name": "x"})
     missing = {"type": "missing", "loc": ["body", "script"], "msg": "Field required"}
-    assert answer.json() == {"detail": [{**missing, "input": {"name": "x"}}]}
+    assert answer.json() == {
+        "detail": [{**missing, "input": {"name": "x"}}],
+        "error": "InvalidConfigError",
+        "problems": ["body.script: is required"],
+        "transient": False,
+    }
 
 
 async def test_nobody_without_a_certificate(service: JobsService, identities: Path) -> None:
@@ -502,3 +511,79 @@ async def test_service_that_is_not_there(identities: Path) -> None:
     async with JobsClient("https://127.0.0.1:9", identities / "mona") as nobody:
         with pytest.raises(UnavailableError):
             await nobody.list()
+
+
+async def test_no_zombie_stays(mona: JobsClient) -> None:
+    jobid = await mona.create(spec("true"), submit=True)
+    await mona.wait(jobid)
+    runner = int((await mona.history(jobid))[1].info)
+
+    async def is_collected() -> bool:
+        return processes.look(runner) is None
+
+    await eventually(is_collected)
+
+
+async def test_log_is_not_read_through_a_link(mona: JobsClient, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret").write_text("secret")
+    script = f'mv "$base/log" "$base/old"; ln -s {tmp_path}/elsewhere "$base/log"'
+    jobid = await mona.create(spec(script), submit=True)
+    await mona.wait(jobid)
+    with pytest.raises(NotFoundError):
+        await mona.log(jobid, "secret")
+    with pytest.raises(NotFoundError):
+        await mona.logs(jobid)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["echo '{}' > .lclstream/owner.json", "echo x > .lclstream/owner.json",
+     "rm status.csv; mkdir status.csv", "echo '[]' > .lclstream/callbacks.json"],
+)  # fmt: skip
+async def test_job_that_damages_its_folder_harms_nobody_else(
+    config: ServiceConfig, identities: Path, prefix: Path, damage: str
+) -> None:
+    mark = config.prefix.parent / "damaged"
+
+    async def is_damaged() -> bool:
+        return mark.exists()
+
+    async with (
+        JobsService(config) as service,
+        JobsClient(service.url, identities / "mona") as mona,
+    ):
+        hostile = spec(f'cd "$base"; {damage}; touch {mark}; sleep 30')
+        await mona.create(hostile, submit=True)
+        await eventually(is_damaged)
+        other = await mona.create(spec("true"), submit=True)
+        assert (await mona.wait(other)).state is S.COMPLETED
+    # The next service starts all the same.
+    async with (
+        JobsService(config) as service,
+        JobsClient(service.url, identities / "mona") as mona,
+    ):
+        assert await mona.state(other) is S.COMPLETED
+        third = await mona.create(spec("true"), submit=True)
+        assert (await mona.wait(third)).state is S.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"script": "x", "name": NaN}', b'{"script": "\\ud800"}', b'{"script": "x", "\\ud800": 1}',
+     b'{"script": "x", "environment": {"A": "\\ud800"}}', b'{"script": "x", "backend": "\\ud800"}',
+     b'{"script": "x", "resources": {"duration": 1%s}}' % (b"0" * 30)],
+)  # fmt: skip
+async def test_odd_requests_are_refused_not_fatal(
+    service: JobsService, identities: Path, body: bytes
+) -> None:
+    headers = {"content-type": "application/json"}
+    async with client(identities / "mona", service.url) as http:
+        with pytest.raises(InvalidConfigError):
+            await http.post("/v3/jobs", content=body, headers=headers)
+
+
+async def test_directories_of_jobs_keep_away_from_those_of_others(config: ServiceConfig) -> None:
+    wide = config.model_copy(update={"directories": (config.prefix.parent,)})
+    with pytest.raises(InvalidConfigError, match=r"the prefix .* overlap"):
+        JobsService(wide)

@@ -217,3 +217,13 @@ def test_remains_are_cleared(store: JobStore, job: Job) -> None:
     assert not old.exists()
     assert fresh.exists()
     assert json.loads(layout.owner_file(job.folder).read_text())["owner"] == "uid:mona"
+
+
+def test_damage_does_not_show_secrets(store: JobStore) -> None:
+    fields = {"cb_secret": "sesame", "callback": "https://127.0.0.1/cb"}
+    job = store.create(spec("true", **fields), ExtraInfo(), "uid:mona")
+    written = json.loads((job.folder / layout.SPEC).read_text())
+    (job.folder / layout.SPEC).write_text(json.dumps({"bogus": 1, **written, "script": 7}))
+    with pytest.raises(RequestError, match=r"is damaged: script: .*; bogus: unknown") as caught:
+        _ = store.get(job.jobid).spec
+    assert "sesame" not in str(caught.value)

@@ -1,14 +1,18 @@
 """What a job may ask for at a site: checks before a job is made."""
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import httpx
 
 from lclstream.core.errors import InvalidConfigError, NotAuthorizedError, NotFoundError
 from lclstream.jobs.beneath import Beneath
 from lclstream.jobs.models import JobSpec
 
+HOST = re.compile(r"[A-Za-z0-9._:-]+")
 DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
@@ -24,15 +28,16 @@ def check_callback(url: str, allowed: Iterable[str]) -> None:
         NotAuthorizedError: it leads somewhere else.
     """
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise InvalidConfigError(f"callback: {url!r} is not a URL") from None
-    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.username is not None:
+        # Read as the client that will send it does: two readers could see two hosts.
+        parts = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise InvalidConfigError(f"callback: {url!r} is not a URL: {error}") from None
+    host = parts.raw_host.decode("ascii")
+    if parts.scheme not in DEFAULT_PORTS or not HOST.fullmatch(host) or parts.userinfo:
         raise InvalidConfigError(f"callback: {url!r} is not a URL that begins with https://HOST")
     rules = sorted(allowed)
-    port = port or DEFAULT_PORTS[parts.scheme]
-    if not any(_fits(rule, parts.scheme, parts.hostname, port) for rule in rules):
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
+    if not any(_fits(rule, parts.scheme, host, port) for rule in rules):
         listed = ", ".join(rules) or "none"
         raise NotAuthorizedError(f"callback: {url!r} is not at an allowed host; allowed: {listed}")
 
@@ -50,6 +55,30 @@ def _fits(rule: str, scheme: str, host: str, port: int) -> bool:
     wanted = (parts.hostname or "").lower()
     fits = host.endswith(wanted[1:]) if wanted.startswith("*.") else host == wanted
     return fits and rule_port in {None, port}
+
+
+def check_roots(roots: Sequence[Path], kept: Mapping[str, Path]) -> None:
+    """Refuse roots for the directories of jobs that share a folder with what callers may not see.
+
+    Args:
+        roots: folders below which callers may choose.
+        kept: folders of the service itself, by what they are.
+
+    Raises:
+        InvalidConfigError: names all that overlap.
+    """
+    problems = [
+        f"directories: {str(root)!r} and the {what} {str(folder)!r} overlap, callers would see it"
+        for root in roots
+        for what, folder in kept.items()
+        if _is_below(root, folder) or _is_below(folder, root)
+    ]
+    if problems:
+        raise InvalidConfigError.counted("configuration", problems)
+
+
+def _is_below(one: Path, other: Path) -> bool:
+    return one.resolve().is_relative_to(other.resolve())
 
 
 def root_of(directory: str, roots: Sequence[Path]) -> tuple[Path, str]:

@@ -5,13 +5,14 @@ through a symbolic link: neither `..` nor a link that a job made leads out, also
 is made between a check and the use.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from lclstream.core.errors import NotAuthorizedError, NotFoundError
+from lclstream.core.errors import NotAuthorizedError, NotFoundError, UnavailableError
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 MAX_DEPTH = 32
@@ -58,7 +59,7 @@ class Beneath:
         try:
             for part in parts:
                 if create:
-                    with suppress(FileExistsError):
+                    with _translated(part), suppress(FileExistsError):
                         os.mkdir(part, 0o700, dir_fd=handle)
                 below = _open(part, FOLDER_FLAGS, handle)
                 os.close(handle)
@@ -81,11 +82,8 @@ class Beneath:
     def is_folder(self, name: str) -> bool:
         """Return whether a name is a folder; raises `NotFoundError` when there is nothing."""
         *above, last = parts_of(name) or (".",)
-        with self.folder(tuple(above)) as folder:
-            try:
-                found = os.stat(last, dir_fd=folder, follow_symlinks=False)
-            except (FileNotFoundError, NotADirectoryError):
-                raise NotFoundError(f"file {name} not found") from None
+        with self.folder(tuple(above)) as folder, _translated(name):
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
         return stat.S_ISDIR(found.st_mode)
 
     def entries(self, name: str) -> dict[str, os.stat_result]:
@@ -93,7 +91,11 @@ class Beneath:
         found = {}
         with self.folder(parts_of(name)) as folder, os.scandir(folder) as listing:
             for entry in listing:
-                status = entry.stat(follow_symlinks=False)
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    # Jobs make and remove files all the time.
+                    continue
                 if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
                     found[entry.name] = status
         return dict(sorted(found.items()))
@@ -104,12 +106,12 @@ class Beneath:
         if not parts or name.endswith("/"):
             raise NotAuthorizedError("invalid path")
         *above, last = parts
-        fresh = f".{last[:200]}.{os.urandom(4).hex()}"
+        fresh = f".upload.{os.urandom(8).hex()}"
         with self.folder(tuple(above), create=True) as folder:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             handle = _open(fresh, flags, folder)
             try:
-                with os.fdopen(handle, "wb") as file:
+                with _room_for(name), os.fdopen(handle, "wb") as file:
                     for chunk in chunks:
                         file.write(chunk)
                 _rename(fresh, last, folder)
@@ -119,17 +121,36 @@ class Beneath:
 
 
 def _open(name: str, flags: int, folder: int) -> int:
-    try:
+    with _translated(name):
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise NotFoundError(f"file {name} not found") from None
-    except OSError as error:
-        # ELOOP: a symbolic link.
-        raise NotAuthorizedError(f"invalid path: {error.strerror}") from None
 
 
 def _rename(fresh: str, last: str, folder: int) -> None:
     try:
-        os.rename(fresh, last, src_dir_fd=folder, dst_dir_fd=folder)
-    except IsADirectoryError:
+        with _translated(last):
+            os.rename(fresh, last, src_dir_fd=folder, dst_dir_fd=folder)
+    except NotFoundError:
         raise NotAuthorizedError(f"invalid path: {last} is a folder") from None
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Turn what the kernel says about a name into our errors."""
+    try:
+        with _room_for(name):
+            yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise NotFoundError(f"file {name} not found") from None
+    except OSError as error:
+        # ELOOP: a symbolic link; ENAMETOOLONG: more than 255 bytes.
+        raise NotAuthorizedError(f"invalid path: {error.strerror}") from None
+
+
+@contextmanager
+def _room_for(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise UnavailableError(f"no room for {name}: {error.strerror}") from error
+        raise

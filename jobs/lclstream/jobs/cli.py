@@ -148,8 +148,10 @@ def run_job(options: argparse.Namespace) -> int:
 
     control = control_of(options)
     spec = load_file(JobSpec, options.spec)
-    if options.here:
-        spec = spec.model_copy(update={"directory": str(Path.cwd())})
+    if options.here or spec.directory is not None:
+        # The job runs somewhere else, so that a relative path would lead there.
+        directory = str(Path.cwd() if options.here else Path(spec.directory or "").absolute())
+        spec = spec.model_copy(update={"directory": directory})
     job = control.create(spec, user_name(), submit=not options.no_submit, trusted=True)
     is_new = job.state() is JobState.NEW
     say(f"{'Created' if is_new else 'Queued'} {job.jobid}")
@@ -172,13 +174,31 @@ def list_jobs(options: argparse.Namespace) -> int:
     """Print one line for each job."""
     control = control_of(options)
     say(f"{'jobid':<15} {'state':>10} jobndx info name")
-    jobs = [control.store.get(jobid) for jobid in control.store.ids()]
-    for job, rows in settled(control, jobs):
+    for job, rows in settled(control, readable(control)):
         if rows:
             last = rows[-1]
             name = job.spec.name
             say(f"{job.jobid:<15} {last.state:<10} {last.jobndx:>6} {last.info:>4} {name}")
     return 0
+
+
+def readable(control: "JobControl") -> "list[Job]":
+    """Return all jobs but those whose folders are damaged, which are named on stderr."""
+    from lclstream.core.errors import NotFoundError, RequestError
+
+    found = []
+    for jobid in control.store.ids():
+        try:
+            job = control.store.get(jobid)
+            job.spec  # noqa: B018 - reads it
+        except NotFoundError:
+            # Removed since they were listed, or not a job's folder at all.
+            continue
+        except RequestError as error:
+            sys.stderr.write(f"{error}\n")
+        else:
+            found.append(job)
+    return found
 
 
 def show_jobs(options: argparse.Namespace) -> int:

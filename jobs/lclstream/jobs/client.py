@@ -137,7 +137,9 @@ class JobsClient:
 
     async def log(self, jobid: str, name: str, offset: int = 0) -> bytes:
         """Return part of one log from a byte on; empty when there is nothing yet."""
-        answer = await self._http.get(f"{path_of(jobid)}/logs/{name}", params={"offset": offset})
+        answer = await self._http.get(
+            f"{path_of(jobid)}/logs/{quote(name, safe='')}", params={"offset": offset}
+        )
         return answer.content
 
     async def follow(self, jobid: str, name: str) -> AsyncIterator[bytes]:

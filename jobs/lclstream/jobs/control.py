@@ -276,7 +276,7 @@ class JobControl:
         return True
 
     def look(self, jobs: Iterable[Job]) -> None:
-        """Ask the backends about those jobs that run, and settle those that are gone.
+        """Ask the backends that there are about jobs that run, and settle those that are gone.
 
         The service does the same in its own time; this is for whoever has no service.
 
@@ -286,8 +286,9 @@ class JobControl:
         groups: dict[str, tuple[Backend, dict[Run, Job]]] = {}
         for job in jobs:
             rows = job.history()
-            if current(rows) in LIVE:
-                backend = self.backend(job.spec.backend)
+            # A backend that was taken out of the configuration cannot be asked any more.
+            backend = self.backends.get(job.spec.backend)
+            if current(rows) in LIVE and backend is not None:
                 groups.setdefault(backend.group, (backend, {}))[1][self.run_of(job, rows)] = job
         for backend, runs in groups.values():
             for run, sighting in backend.poll(list(runs)).items():

@@ -112,10 +112,11 @@ def read_log(job: Job, name: str, offset: int | None, limit: int) -> Piece:
         offset: first byte, from 0; None: the last `limit` bytes.
         limit: most bytes to return.
     """
-    with Beneath(job.folder / layout.LOG) as files:
-        if "/" in name:
-            raise NotFoundError(f"log {name} not found")
-        handle = files.open_file(name)
+    if "/" in name:
+        raise NotFoundError(f"log {name} not found")
+    # From the job's folder on: a script could put a link in place of its `log`.
+    with Beneath(job.folder) as files:
+        handle = files.open_file(f"{layout.LOG}/{name}")
     try:
         size = os.fstat(handle).st_size
         first = max(0, size - limit) if offset is None else min(offset, size)
@@ -126,8 +127,9 @@ def read_log(job: Job, name: str, offset: int | None, limit: int) -> Piece:
 
 def log_names(job: Job) -> list[str]:
     """Return the names of the logs, those of the newest runs last."""
-    with Beneath(job.folder / layout.LOG) as files:
-        found = [name for name, status in files.entries("").items() if stat.S_ISREG(status.st_mode)]
+    with Beneath(job.folder) as files:
+        entries = files.entries(layout.LOG)
+    found = [name for name, status in entries.items() if stat.S_ISREG(status.st_mode)]
     return sorted(found, key=_run_of)[-MAX_LOGS:]
 
 

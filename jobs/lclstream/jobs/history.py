@@ -6,6 +6,7 @@ this module, so it stays on the standard library.
 """
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -34,9 +35,11 @@ def _row(line: str) -> Transition | None:
     if len(fields) != COLUMNS:
         return None
     try:
-        return Transition(float(fields[0]), int(fields[1]), JobState(fields[2]), fields[3])
+        row = Transition(float(fields[0]), int(fields[1]), JobState(fields[2]), fields[3])
     except ValueError:
         return None
+    # Scripts can write here too, and no time is infinite.
+    return row if math.isfinite(row.time) else None
 
 
 class OpenHistory:

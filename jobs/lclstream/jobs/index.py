@@ -103,8 +103,11 @@ class JobIndex:
             if now == entry.signature and due == entry.is_due:
                 return False
             entry.rows = entry.job.history()
-        except (FileNotFoundError, NotFoundError):
+        except (OSError, NotFoundError) as error:
+            # Removed; or damaged, then the next thorough look tries again.
             self.entries.pop(entry.job.jobid, None)
+            if not isinstance(error, FileNotFoundError | NotFoundError):
+                _warn(entry.job, error)
             return False
         entry.signature = now
         entry.is_due = is_due(entry.job, entry.rows)
@@ -128,11 +131,17 @@ class JobIndex:
                 delivered=job.told(),
                 is_due=is_due(job, rows),
             )
-        except (RequestError, FileNotFoundError) as error:
-            logger.warning("job_folder_damaged", extra={"jobid": job.jobid, "detail": str(error)})
+        except (RequestError, OSError, ValueError, LookupError, TypeError) as error:
+            # Files of ours that somebody else wrote may hold anything; the other jobs go on.
+            _warn(job, error)
             return None
         self.entries[job.jobid] = entry
         return entry
+
+
+def _warn(job: Job, error: Exception) -> None:
+    detail = f"{type(error).__name__}: {error}"
+    logger.warning("job_folder_damaged", extra={"jobid": job.jobid, "detail": detail})
 
 
 def signature(path: Path) -> Signature:

@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 MIB = 1 << 20
+# Nineteen years; clocks of the kernel cannot count ten times as much.
+LONGEST_MINUTES = 10_000_000
 
 JobId = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?$")]
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -54,7 +56,7 @@ class ResourceSpec(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
-    duration: int = Field(default=10, ge=1)
+    duration: int = Field(default=10, ge=1, le=LONGEST_MINUTES)
     """Time limit in minutes."""
     node_count: int | None = Field(default=None, ge=1)
     """Nodes; null leaves it to the batch system."""

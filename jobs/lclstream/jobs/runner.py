@@ -40,6 +40,8 @@ was the signal for the runner alone, and is passed on."""
 GIVE_UP_S = 30.0
 """A process that outlives SIGKILL this long hangs in the kernel; nothing more can be done."""
 TICK_S = 0.1
+LONGEST_WAIT_S = 3600.0
+"""The kernel takes no time that is too long, and a folder may ask for any."""
 
 TIMED_OUT = "9"
 SETUP_FAILED = 7
@@ -207,7 +209,7 @@ class Watch:
         """Sleep until something happens, or it is time to do something."""
         now = time.monotonic()
         busy = self.terminate_at is not None or self.status is not None
-        timeout = TICK_S if busy else max(0.0, self.limit - now)
+        timeout = TICK_S if busy else min(max(0.0, self.limit - now), LONGEST_WAIT_S)
         got = signal.sigtimedwait(WATCHED, timeout)
         if got is None:
             return

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.files import announce
 from lclstream.identity.web import WebService
+from lclstream.jobs.admission import check_roots
 from lclstream.jobs.callbacks import Sender
 from lclstream.jobs.control import JobControl
 from lclstream.jobs.models import ServiceConfig
@@ -25,6 +26,8 @@ class JobsService(WebService):
     def __init__(self, config: ServiceConfig) -> None:
         if config.identity is None:
             raise InvalidConfigError("identity: is required to serve")
+        kept = {"prefix": config.prefix, "identity": config.identity}
+        check_roots(config.directories, kept)
         self.config = config
         self._sender = Sender(config.identity)
         self.supervisor = Supervisor(JobControl(config), self._sender)
@@ -43,7 +46,7 @@ class JobsService(WebService):
 
     async def stopped(self) -> None:
         """Give everything back; jobs go on."""
-        await super().stopped()
-        await self.supervisor.close()
-        await self._sender.__aexit__()
-        self._held.close()
+        with self._held:
+            await super().stopped()
+            await self.supervisor.close()
+            await self._sender.__aexit__()

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from lclstream.core.errors import ConflictError, NotFoundError, RequestError, UnavailableError
 from lclstream.core.files import write_atomically
+from lclstream.core.models import describe
 from lclstream.jobs import history, layout
 from lclstream.jobs.models import ExtraInfo, JobSpec, JobStepInfo
 from lclstream.jobs.states import JobState, Transition, current, last_run
@@ -64,7 +65,11 @@ class Job:
             return JobSpec.model_validate(written | self._secrets())
         except FileNotFoundError:
             raise NotFoundError("Job not found") from None
-        except (ValidationError, ValueError) as error:
+        except ValidationError as error:
+            # Not its own text: that shows what was read, secrets too.
+            faults = "; ".join(describe(error, JobSpec))
+            raise RequestError(f"the folder of job {self.jobid} is damaged: {faults}") from None
+        except ValueError as error:
             raise RequestError(f"the folder of job {self.jobid} is damaged: {error}") from error
 
     def _secrets(self) -> dict[str, Any]:

@@ -87,7 +87,8 @@ class Supervisor:
     async def close(self) -> None:
         """End all tasks and threads; jobs go on."""
         await self.outbox.close()
-        self._commands.shutdown(wait=True, cancel_futures=True)
+        # A command of a batch system may take a minute; others in this process go on meanwhile.
+        await self.in_thread(lambda: self._commands.shutdown(wait=True, cancel_futures=True))
         self._threads.shutdown(wait=True)
 
     def live(self) -> int:
@@ -131,6 +132,8 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._begin_what_is_due(tasks)
+                for backend in self.control.backends.values():
+                    backend.tidy()
                 await asyncio.sleep(LOCAL_POLL_S / 2)
 
     def _begin_what_is_due(self, tasks: asyncio.TaskGroup) -> None:

@@ -9,9 +9,9 @@ taken for it, let alone signalled.
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class LocalBackend:
         # Sessions whose leader was seen alive, so that what is left of them is known to be ours.
         self._seen: set[int] = set()
         self._leftover_since: dict[Run, float] = {}
+        # Runners that nobody has waited for yet: the kernel keeps their numbers until then.
+        self._children: set[int] = set()
+        self._reaping = threading.Lock()
         self._ended_by: dict[int, int] = {}
 
     def check(self, spec: JobSpec) -> None:
@@ -72,6 +75,8 @@ class LocalBackend:
             )
         except OSError as error:
             raise SubmitError(f"cannot start {command[0]}: {error.strerror}") from error
+        self._ended_by.pop(pid, None)
+        self._children.add(pid)
         process = processes.look(pid)
         if process is not None:
             note = {"pid": pid, "start": process.start, "boot": processes.boot_id()}
@@ -90,11 +95,11 @@ class LocalBackend:
 
     def poll(self, runs: Sequence[Run]) -> Mapping[Run, Sighting]:
         """See whose runner lives; what is left of the others is ended."""
+        self.tidy()
         return {run: self._sight(run) for run in runs}
 
     def _sight(self, run: Run) -> Sighting:
         pid, start = self._runner(run)
-        self._reap(pid)
         process = processes.look(pid)
         if process is not None and process.is_alive and process.start == start:
             self._seen.add(pid)
@@ -121,13 +126,16 @@ class LocalBackend:
             return pid, None
         return pid, process.start
 
-    def _reap(self, pid: int) -> None:
-        """Collect a child that has ended, and keep which signal ended it."""
-        # A runner that another process started is nobody's child here.
-        with suppress(ChildProcessError):
-            found, status = os.waitpid(pid, os.WNOHANG) if pid > 0 else (0, 0)
-            if found == pid and os.WIFSIGNALED(status):
-                self._ended_by[pid] = os.WTERMSIG(status)
+    def tidy(self) -> None:
+        """Collect runners that have ended, and keep which signal ended them."""
+        # Two threads must not wait for one number: the second could meet its next owner.
+        with self._reaping:
+            for pid in tuple(self._children):
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found == pid:
+                    self._children.discard(pid)
+                    if os.WIFSIGNALED(status):
+                        self._ended_by[pid] = os.WTERMSIG(status)
 
     def _end_leftovers(self, run: Run, pid: int, present: processes.Process | None) -> bool:
         """End what outlived its runner; return whether there still is something."""

@@ -67,6 +67,9 @@ class Backend(Protocol):
     def cancel(self, runs: Sequence[Run], *, force: bool) -> None:
         """Ask runs to end; `force` when asking did not help. Ended ones are no error."""
 
+    def tidy(self) -> None:
+        """Release what ended runs left with us; called often, also when none is live."""
+
     def status(self) -> str | None:
         """Return why no job can start now; None when all is well."""
 

@@ -221,6 +221,9 @@ class SlurmBackend:
                 if not re.search(r"Invalid job id|already (completing|completed)", str(error)):
                     raise
 
+    def tidy(self) -> None:
+        """Do nothing: the cluster looks after its own processes."""
+
     def status(self) -> str | None:
         """Return what the last command failed with; None after a success."""
         return self._problem
