@@ -198,6 +198,14 @@ def test_a_mistake_is_explained(
     assert any(problem.startswith(line) for problem in caught.value.problems), caught.value
 
 
+def test_names_must_leave_room_for_the_masks_of_both(document: dict[str, Any]) -> None:
+    document["data_sources"] = {name: {"type": "Psana2Timestamp"} for name in ("a", "a/b")}
+    document["data_serializer"]["fields"] = {"a": "/x", "a/b": "/y"}
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_parameters(document)
+    assert caught.value.problems == ("data_sources.a/b: collides with the path of 'a', got 'a/b'",)
+
+
 def test_an_unknown_source_is_one_mistake(document: dict[str, Any]) -> None:
     document["event_source"] = {"type": "SimulatedDetector"}
     document["source_identifier"] = ""

@@ -84,11 +84,19 @@ def _fields(document: Mapping[str, Any]) -> Iterator[Problem]:
         place, fields = ("data_sources",), {str(name): str(name) for name in sources}
     if not isinstance(fields, Mapping):
         return
-    taken: dict[str, str] = {}
     for name, path in fields.items():
         if name not in sources:
             text = f"no data source has this name{near(str(name), list(map(str, sources)))}"
             yield Problem((*place, name), text, path)
+    yield from _paths(place, fields)
+    if place[0] == "data_serializer":
+        # The masks lie at the names of the data sources, wherever the data lie.
+        yield from _paths(("data_sources",), {name: str(name) for name in fields})
+
+
+def _paths(place: Location, paths: Mapping[Any, Any]) -> Iterator[Problem]:
+    taken: dict[str, str] = {}
+    for name, path in paths.items():
         if not isinstance(path, str):
             continue
         clean = "/" + path.strip("/")
