@@ -173,3 +173,23 @@ def test_the_examples_can_be_used() -> None:
     [workflow] = read_definitions(config.workflows)
     assert workflow.concerns("mfx101332224")
     assert not workflow.concerns("cxi001")
+
+
+def test_a_file_that_goes_while_we_look_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(ONE)
+    monkeypatch.setattr("lclstream.elog.catalog.FILES_CHECKED_S", 0.0)
+    files = FileCatalog([tmp_path])
+    before = files.definitions()
+
+    def gone(self: FileCatalog) -> tuple[()]:
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileCatalog, "_look", gone)
+        assert files.definitions() == before
+        assert str(path) in files.error
+    assert files.definitions() == before
+    assert files.error == ""

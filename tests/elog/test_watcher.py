@@ -17,8 +17,11 @@ from tests.elog.world import DAG, PARTITIONS, TOPICS, World, until, wait_until
 from lclstream.cli.main import main
 from lclstream.core.errors import InvalidConfigError
 from lclstream.demo.kafka import FAST_CLIENT, MockKafka
-from lclstream.elog import calls
+from lclstream.elog import calls, deadletters
 from lclstream.elog.client import AsyncElogClient
+from lclstream.elog.history import History, News
+from lclstream.elog.messages import RawMessage
+from lclstream.elog.models import Event, Position
 from lclstream.elog.standin.config import StandinConfig
 from lclstream.elog.standin.service import standin_service
 from lclstream.identity.authority import Authority
@@ -392,3 +395,42 @@ def test_topics_without_runs_are_read_past(world: World) -> None:
         wait_until(lambda: world.uncommitted() == 0)
         watcher.terminate()
         assert watcher.wait(30) == 0
+
+
+@pytest.mark.anyio
+async def test_a_letter_that_the_broker_does_not_take_is_in_the_file_once(world: World) -> None:
+    places = {"file": "dead.jsonl", "topic": "dead"}
+    small = {"options": {**FAST_CLIENT, "message.max.bytes": 1000}}
+    async with world.watcher(dead_letters=places, kafka=small, status_file="status.json"):
+        world.produce(b"x" * 2000)
+        await until(lambda: status(world).get("counters", {}).get("retries", 0) > 3)
+        assert "dead_letters" in status(world)["troubles"]
+    assert len(world.letters()) == 1
+
+
+@pytest.mark.anyio
+async def test_a_message_that_breaks_us_is_put_aside(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = History.add
+
+    def broken(self: History, event: Event) -> list[News]:
+        if event.run == 1:
+            raise RuntimeError("a fault of ours")
+        return add(self, event)
+
+    monkeypatch.setattr(History, "add", broken)
+    async with world.watcher():
+        world.produce(world.begin(1), world.begin(2), partition=0)
+        await until(lambda: world.run_id(2) in world.airflow.ids)
+        await until(lambda: world.uncommitted() == 0)
+    [letter] = world.letters()
+    assert letter["error"] == "RuntimeError: a fault of ours"
+
+
+def test_a_long_message_is_left_out_of_its_letter() -> None:
+    position = Position(topic="runs", partition=1, offset=7, recorded_at=datetime.now(UTC))
+    letter = deadletters.letter(RawMessage(value=b"x" * 200_000, position=position), "not JSON")
+    assert (letter["value"], letter["value_base64"], letter["offset"]) == (None, None, 7)
+    said = "not JSON (the message is left out, its 200000 bytes lie at its offset)"
+    assert letter["error"] == said

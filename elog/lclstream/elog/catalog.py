@@ -67,7 +67,13 @@ class FileCatalog:
         return {each.name: each for each in self.definitions()}
 
     def _refresh(self) -> None:
-        signature = self._look()
+        try:
+            signature = self._look()
+        except OSError as error:
+            # A file may go while we look: an editor replaces it. The next look reads all anew.
+            self._signature = ()
+            self.error = str(error)
+            return
         if signature == self._signature:
             return
         self._signature = signature

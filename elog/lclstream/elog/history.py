@@ -172,8 +172,10 @@ _ORDER = {
 class History:
     """The states of the runs seen last.
 
-    Losing a state is harmless: what is stated again has the same identity, and Airflow knows
-    it. The bound keeps years of runs out of memory.
+    Losing a state never doubles anything: what is stated again has the same identity, and Airflow
+    knows it. But ALL_FILES_TRANSFERRED needs the end of a run and its files in one memory: a
+    watcher that starts between them, or shares the group with another one, may state it late, on
+    the files that it knows, or never. The bound keeps years of runs out of memory.
     """
 
     def __init__(

@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 from functools import partial
 
 from lclstream.core.errors import DecodeError, InvalidConfigError, RequestError
+from lclstream.elog import deadletters
 from lclstream.elog.airflow import AirflowClient, Outcome
 from lclstream.elog.catalog import FileCatalog, LogbookCatalog, started_by_hand
 from lclstream.elog.client import AsyncElogClient
 from lclstream.elog.config import ElogConfig, WatchConfig
 from lclstream.elog.consumer import KafkaReader
-from lclstream.elog.deadletters import DeadLetters, letter
+from lclstream.elog.deadletters import DeadLetters
 from lclstream.elog.definitions import WorkflowDefinition
 from lclstream.elog.history import History, News
 from lclstream.elog.messages import RawMessage
@@ -161,6 +162,12 @@ class Watcher:
             reason = str(error)
             self._start(message, [], lambda: self._bury(message, reason))
             return
+        except Exception as error:
+            # Left alone it would never be finished, and nothing behind it ever committed.
+            logger.exception("message_failed")
+            reason = f"{type(error).__name__}: {error}"
+            self._start(message, [], lambda: self._bury(message, reason))
+            return
         if news:
             self._start(message, news, lambda: self._act(message, news))
         else:
@@ -292,10 +299,11 @@ class Watcher:
 
     async def _bury(self, message: RawMessage, reason: str, dag_run_id: str | None = None) -> None:
         """Store a dead letter, however long that takes."""
-        content = letter(message, reason, dag_run_id)
-        await self._retries.until_done(
-            "dead_letters", lambda: self._letters.put(content), lambda: False
-        )
+        content = deadletters.letter(message, reason, dag_run_id)
+        # One after the other: what has it gets it once, however often the next one fails.
+        for store in self._letters.places():
+            await self._retries.until_done("dead_letters", partial(store, content), lambda: False)
+        deadletters.log(content)
         self._counters.dead_letters += 1
 
 
