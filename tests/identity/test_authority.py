@@ -124,6 +124,17 @@ def test_bad_address_of_a_person(
     assert not (tmp_path / "u").exists()
 
 
+def test_folder_with_an_identity_becomes_no_authority(authority: Authority, tmp_path: Path) -> None:
+    authority.issue_user(tmp_path / "u", "Test User", "tuser")
+    with pytest.raises(ConflictError, match=r"holds an identity already$"):
+        Authority.create(tmp_path / "u", "Test Authority")
+    assert sorted(path.name for path in (tmp_path / "u").iterdir()) == [
+        "ca.crt",
+        "id.crt",
+        "id.key",
+    ]
+
+
 def test_serial_number_is_positive(authority: Authority) -> None:
     with pytest.raises(RequestError, match=r"^a serial number must be > 0"):
         authority.revoke(-5)

@@ -50,3 +50,11 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_what_the_file_system_refuses_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["identity", "init", str(tmp_path / "file" / "x"), "--name", "X"]) == 1
+    assert capsys.readouterr().err.startswith("lclstream: [Errno 20] Not a directory")

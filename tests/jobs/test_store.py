@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 from tests.jobs.waiting import spec
 
-from lclstream.core.errors import ConflictError, NotFoundError, RequestError, UnavailableError
+from lclstream.core.errors import (
+    ConflictError,
+    InvalidConfigError,
+    NotFoundError,
+    RequestError,
+    UnavailableError,
+)
 from lclstream.jobs import history, layout
 from lclstream.jobs.models import BackendConfig, ExtraInfo
 from lclstream.jobs.states import JobState
@@ -227,3 +233,9 @@ def test_damage_does_not_show_secrets(store: JobStore) -> None:
     with pytest.raises(RequestError, match=r"is damaged: script: .*; bogus: unknown") as caught:
         _ = store.get(job.jobid).spec
     assert "sesame" not in str(caught.value)
+
+
+def test_prefix_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidConfigError, match=r"^prefix: cannot use '.*/file/jobs': Not a dir"):
+        JobStore(tmp_path / "file" / "jobs")

@@ -95,8 +95,9 @@ class Authority:
         leaf = _service(name, hosts)
         validity = Validity.starting_now(lifetime(days=days))
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / CA_CERTIFICATE).exists():
-            raise ConflictError(f"{str(folder)!r} holds an authority already")
+        for name_of_file, what in ((CA_CERTIFICATE, "authority"), (KEY, "identity")):
+            if (folder / name_of_file).exists():
+                raise ConflictError(f"{str(folder)!r} holds an {what} already")
         key = keys.generate(key_type)
         subject = names.signing_subject(leaf.subject)
         certificate = certificates.sign_authority(key, subject, validity)

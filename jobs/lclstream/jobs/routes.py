@@ -68,8 +68,8 @@ def v3(supervisor: Supervisor) -> FastAPI:
     app = FastAPI(title="LCLStream jobs", docs_url="/", redoc_url=None)
     install_error_handlers(app)
     access = Access(supervisor)
-    for router in (job_routes(access), file_routes(access), backend_routes(access)):
-        app.include_router(router)
+    for routes in (job_routes, run_routes, log_routes, file_routes, backend_routes):
+        app.include_router(routes(access))
     return app
 
 
@@ -92,7 +92,7 @@ def application(supervisor: Supervisor) -> BodyLimit:
 
 
 def job_routes(access: Access) -> APIRouter:
-    """Return the routes that make, show, start and cancel jobs."""
+    """Return the routes that make and list jobs."""
     router = APIRouter(tags=["jobs"])
     supervisor, control = access.supervisor, access.supervisor.control
 
@@ -147,6 +147,14 @@ def job_routes(access: Access) -> APIRouter:
         """Make a job without starting it."""
         return await create(spec, caller, idempotency_key, submit=False)
 
+    return router
+
+
+def run_routes(access: Access) -> APIRouter:
+    """Return the routes that start, show and cancel one job."""
+    router = APIRouter(tags=["jobs"])
+    supervisor, control = access.supervisor, access.supervisor.control
+
     @router.post("/jobs/{jobid}/start")
     async def start(
         jobid: str, caller: CallerDep, run: Annotated[int | None, Query(ge=1)] = None
@@ -179,14 +187,10 @@ def job_routes(access: Access) -> APIRouter:
     return router
 
 
-def file_routes(access: Access) -> APIRouter:
-    """Return the routes of logs and files."""
+def log_routes(access: Access) -> APIRouter:
+    """Return the routes of logs."""
     router = APIRouter(tags=["files"])
     supervisor, config = access.supervisor, access.supervisor.control.config
-
-    async def files_of(jobid: str, caller: Caller) -> JobFiles:
-        job = await access.job(jobid, caller)
-        return await supervisor.in_thread(JobFiles, job, config.directories)
 
     @router.get("/jobs/{jobid}/logs")
     async def logs(
@@ -221,6 +225,18 @@ def file_routes(access: Access) -> APIRouter:
         piece = await supervisor.in_thread(exchange.read_log, job, name, offset, most)
         headers = {"x-log-offset": str(piece.offset), "x-log-size": str(piece.size)}
         return Response(piece.data, media_type="text/plain", headers=headers)
+
+    return router
+
+
+def file_routes(access: Access) -> APIRouter:
+    """Return the routes of the files in a job's directory."""
+    router = APIRouter(tags=["files"])
+    supervisor, config = access.supervisor, access.supervisor.control.config
+
+    async def files_of(jobid: str, caller: Caller) -> JobFiles:
+        job = await access.job(jobid, caller)
+        return await supervisor.in_thread(JobFiles, job, config.directories)
 
     @router.post("/jobs/{jobid}/files")
     async def upload(

@@ -20,7 +20,13 @@ from typing import Any, TypedDict
 
 from pydantic import ValidationError
 
-from lclstream.core.errors import ConflictError, NotFoundError, RequestError, UnavailableError
+from lclstream.core.errors import (
+    ConflictError,
+    InvalidConfigError,
+    NotFoundError,
+    RequestError,
+    UnavailableError,
+)
 from lclstream.core.files import write_atomically
 from lclstream.core.models import describe
 from lclstream.jobs import history, layout
@@ -175,7 +181,11 @@ class JobStore:
     """All job folders below one prefix."""
 
     def __init__(self, prefix: Path) -> None:
-        prefix.mkdir(parents=True, exist_ok=True)
+        try:
+            prefix.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"prefix: cannot use {str(prefix)!r}: {error.strerror}"
+            raise InvalidConfigError(reason) from error
         self.prefix = prefix.resolve()
 
     def get(self, jobid: str) -> Job:
