@@ -79,7 +79,7 @@ class Beamline:
     elog_url: str = ""
     transfers_url: str = ""
     transfers_config: Path = field(init=False)
-    watcher_config: Path = field(init=False)
+    _workflow: Path = field(init=False)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -227,11 +227,11 @@ class Beamline:
         with self.elog() as elog:
             prepare_experiment(elog, experiment, INSTRUMENT)
             elog.send(calls.create_definition(experiment, definition))
-        self.watcher_config = self._config("watcher", self._watcher(path))
+        self._workflow = path
         self.start_watcher("watcher").wait_ready()
         self.log("watcher", f"waits for runs of {experiment}")
 
-    def _watcher(self, workflow: Path) -> dict[str, Any]:
+    def _watcher(self, name: str) -> dict[str, Any]:
         passwords = self.airflow.home / "simple_auth_manager_passwords.json.generated"
         options = dict(FAST_CLIENT) if self.kafka is None else {"fetch.wait.max.ms": 20}
         return {
@@ -243,15 +243,16 @@ class Beamline:
                 "ca": str(self.identities.airflow_web / "ca.crt"),
             },
             "elog": {"url": self.elog_url, "identity": str(self.identities.watcher)},
-            "workflows": [str(workflow)],
+            "workflows": [str(self._workflow)],
             "dead_letters": {"file": str(self.folder / "dead-letters.jsonl")},
             "counters_url": f"{self.elog_url}/jid/ws/replace_counters/{{experiment}}/{{event}}",
-            "ready_file": str(self.folder / "watcher.ready"),
+            "ready_file": str(self.folder / f"{name}.ready"),
         }
 
     def start_watcher(self, name: str) -> ServiceProcess:
         """Start a watcher of the same group, the first or a further one."""
-        return self._service(name, "elog", "watch", str(self.watcher_config))
+        config = self._config(name, self._watcher(name))
+        return self._service(name, "elog", "watch", str(config))
 
     def begin_run(self, experiment: str, run: int | None = None) -> int:
         """Begin a run in the logbook and return its number."""
