@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -33,6 +34,7 @@ class Retries:
             unknown_s: for how long to ask again for something that is not found.
         """
         self._first_s, self._most_s, self._unknown_s = first_s, most_s, unknown_s
+        self._failing: Counter[str] = Counter()
         self.troubles: dict[str, str] = {}
         """Service -> why it cannot be used now."""
         self.count = 0
@@ -53,6 +55,7 @@ class Retries:
         """
         pause_s = self._first_s
         began = asyncio.get_running_loop().time()
+        has_failed = False
         try:
             while True:
                 try:
@@ -63,11 +66,17 @@ class Retries:
                         raise
                     if useless():
                         raise GivenUpError(f"too old after retries: {error}") from error
+                    self._failing[service] += not has_failed
+                    has_failed = True
                     self._note(service, error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, self._most_s)
         finally:
-            self.troubles.pop(service, None)
+            self._failing[service] -= has_failed
+            # Who gives up is not the last one that the service keeps waiting.
+            if not self._failing[service]:
+                del self._failing[service]
+                self.troubles.pop(service, None)
 
     def _may_help(self, error: LclstreamError, waited_s: float) -> bool:
         if isinstance(error, NotFoundError):
