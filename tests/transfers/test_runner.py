@@ -366,3 +366,20 @@ async def test_a_report_after_the_final_one_is_not_stored(bench: Bench) -> None:
     assert stored is not None
     assert stored.ledger.unfinished(Role.PRODUCER) == []
     assert stored.ledger.finals(Role.PRODUCER) == 1
+
+
+async def test_a_site_that_does_not_answer_is_asked_once_a_round(bench: Bench) -> None:
+    number = await bench.new()
+    async with bench.runner(number) as runner:
+        await start_all(runner)
+        await known(bench, 1)
+        await report(runner, Role.BUFFER, listens=True)
+        await known(bench, 2)
+    stored = await bench.store.do(Store.load, number)
+    assert stored is not None
+    assert all(job.jobid for job in stored.transfer.jobs)
+    site = Site(config=SITE, jobs=bench.jobs)
+    performer = Performer(stored.request, {"here": site}, bench.specs, bench.store)
+    bench.jobs.faults = [UnavailableError("no answer")] * 3
+    await Runner(stored, performer, bench.store, poll_s=1.0)._look_at_jobs()
+    assert len(bench.jobs.faults) == 2

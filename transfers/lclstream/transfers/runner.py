@@ -313,14 +313,21 @@ class Runner:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
-            for job in self.transfer.jobs:
-                if not job.jobid or job.is_final:
-                    continue
-                try:
-                    await self._feed(self._performer.look(job))
-                    await self._cancel_again(self.transfer.job(job.key))
-                except LclstreamError as error:
-                    logger.warning("poll_failed", extra={"job": job.key, "reason": str(error)})
+            await self._look_at_jobs()
+
+    async def _look_at_jobs(self) -> None:
+        silent: set[str] = set()
+        for job in self.transfer.jobs:
+            # A site that does not answer is asked once: its jobs must not hold up all others.
+            if not job.jobid or job.is_final or job.site in silent:
+                continue
+            try:
+                await self._feed(self._performer.look(job))
+                await self._cancel_again(self.transfer.job(job.key))
+            except LclstreamError as error:
+                logger.warning("poll_failed", extra={"job": job.key, "reason": str(error)})
+                if isinstance(error, UnavailableError):
+                    silent.add(job.site)
 
     async def _cancel_again(self, job: Job) -> None:
         since = self._canceled_at.get(job.key, 0.0)
