@@ -177,7 +177,7 @@ def list_jobs(options: argparse.Namespace) -> int:
     for job, rows in settled(control, readable(control)):
         if rows:
             last = rows[-1]
-            name = job.spec.name or "-"
+            name = job.spec.name
             say(f"{job.jobid:<15} {last.state:<10} {last.jobndx:>6} {last.info:>4} {name}")
     return 0
 
@@ -206,7 +206,7 @@ def show_jobs(options: argparse.Namespace) -> int:
     control = control_of(options)
     jobs = [control.store.get(jobid) for jobid in options.jobids]
     for job, rows in settled(control, jobs):
-        say(f"{job.spec.name or job.jobid}\n    base: {job.folder}\n    work: {job.directory}\n")
+        say(f"{job.spec.name}\n    base: {job.folder}\n    work: {job.directory}\n")
         say("    time ndx state info")
         for row in rows:
             say(f"    {row.time:.3f} {row.jobndx:3d} {row.state:>10} {row.info:>8}")
