@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=${1:?demo or test}
+# Where Debian puts daemons; not on the PATH of ordinary users.
+PATH=$PATH:/usr/sbin:/sbin
 
 log() { echo "setup: $*" >&2; }
 
@@ -14,8 +16,12 @@ as_root() {
   fi
 }
 
+# Whether an environment can be made; Debian splits ensurepip off into a package of its own.
+has_venv() { "$(python_command)" -c 'import ensurepip' 2>/dev/null; }
+
 # Print the Debian packages whose commands are not there.
 missing_packages() {
+  [ -x .venv/bin/python ] || has_venv || echo python3-venv
   command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v sbatch >/dev/null ||
     echo slurmctld slurmd slurm-client slurm-wlm-basic-plugins
   command -v munged >/dev/null || echo munge
@@ -33,7 +39,8 @@ install_packages() {
   log "installing $packages"
   # shellcheck disable=SC2086
   if ! { as_root apt-get update -q &&
-         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages; } \
+         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+           -o DPkg::Lock::Timeout=120 $packages; } \
        >build/setup-packages.log 2>&1; then
     log "could not install them (see build/setup-packages.log): what needs them is skipped"
   fi
@@ -49,16 +56,9 @@ python_command() {
   log "Python 3.11 or newer is needed"; exit 1
 }
 
-# Debian splits ensurepip off into a package of its own.
 create_environment() {
-  local python; python=$(python_command)
-  if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-    log "installing python3-venv"
-    as_root apt-get update -q >build/setup-venv.log 2>&1
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3-venv \
-      >>build/setup-venv.log 2>&1 || { log "cannot make an environment without python3-venv"; exit 1; }
-  fi
-  "$python" -m venv .venv
+  has_venv || { log "cannot make .venv: install python3-venv (see build/setup-packages.log)"; exit 1; }
+  "$(python_command)" -m venv .venv
 }
 
 install_environment() {
@@ -75,8 +75,12 @@ install_environment() {
 }
 
 mkdir -p build
-# apt and uv wait for different servers: let them work side by side.
-install_packages &
-packages=$!
-install_environment
-wait "$packages"
+if [ -x .venv/bin/python ] || has_venv; then
+  # apt and uv wait for different servers: let them work side by side.
+  install_packages &
+  install_environment
+  wait $!
+else
+  install_packages
+  install_environment
+fi
