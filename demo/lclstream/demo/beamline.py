@@ -124,17 +124,32 @@ class Beamline:
         reason = "as asked" if self.slurm is False else why_no_slurm()
         if self.slurm and reason:
             raise UnavailableError(f"no SLURM clusters: {reason}")
-        slurm = reason is None
         who = self.identities
         self.s3df = Site(name="s3df", folder=self.folder / "s3df", identity=who.s3df_jobs)
         self.hpc = Site(name="hpc", folder=self.folder / "hpc", identity=who.hpc_jobs)
         for site in (self.s3df, self.hpc):
             self._stack.callback(site.stop)
-            site.start(slurm=slurm)
+            reason = self._start_site(site, reason)
         for site in (self.s3df, self.hpc):
             site.wait_ready()
-            how = "a SLURM cluster" if slurm else f"local processes ({reason})"
+            how = "a SLURM cluster" if site.cluster else f"local processes ({reason})"
             self.log("site", f"{site.name}: jobs service at {site.url}, {how}")
+
+    def _start_site(self, site: Site, reason: str | None) -> str | None:
+        """Start a site with SLURM unless there is a reason not to; return the reason."""
+        if reason is None:
+            try:
+                site.start(slurm=True)
+            except UnavailableError as error:
+                # Some containers lack what SLURM wants of a host.
+                if self.slurm:
+                    raise
+                reason = f"SLURM does not start here: {str(error).splitlines()[-1]}"
+                self.log("slurm", str(error))
+            else:
+                return None
+        site.start(slurm=False)
+        return reason
 
     def _service(self, name: str, *words: str) -> ServiceProcess:
         process = ServiceProcess(name, lclstream_command(*words), self.folder)

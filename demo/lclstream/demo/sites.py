@@ -49,11 +49,12 @@ class Site:
         self.folder.mkdir(parents=True, exist_ok=True)
         backends: dict[str, Any] = {BACKEND: {"type": "local"}, TRANSFER_NODE: {"type": "local"}}
         if slurm:
-            self.cluster = SlurmCluster(self.name, self.folder / "slurm")
-            self.cluster.start()
+            cluster = SlurmCluster(self.name, self.folder / "slurm")
+            cluster.start()
+            self.cluster = cluster
             backends[BACKEND] = {
                 "type": "slurm",
-                "attributes": {"slurm_conf": self.cluster.environment["SLURM_CONF"]},
+                "attributes": {"slurm_conf": cluster.environment["SLURM_CONF"]},
             }
         config = {
             "prefix": str(self.folder / "jobs"),
