@@ -39,6 +39,8 @@ NODE_TIMEOUT_S = 1.0
 ATTEMPTS = 3
 POLL_S = 0.02
 DAEMONS = frozenset({"munged", "slurmctld", "slurmd", "slurmstepd"})
+CGROUPS = Path("/sys/fs/cgroup")
+"""Debian's slurmd does not start without, though it is told to use none."""
 CGROUP_SWITCH = (23, 11)
 """First release that can do without control groups, and has to be told."""
 
@@ -85,6 +87,8 @@ class SlurmCluster:
         missing = [name for name in PROGRAMS if _which(name) is None]
         if missing:
             return f"{', '.join(missing)} not installed (Debian: apt-get install {PACKAGES})"
+        if not CGROUPS.is_mount():
+            return f"nothing is mounted at {CGROUPS}, where slurmd looks for control groups"
         return None
 
     @property
