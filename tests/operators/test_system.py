@@ -102,7 +102,7 @@ def test_a_run_that_is_marked_failed_ends_everything(
     airflow: Airflow, client: TransfersClient
 ) -> None:
     run_id, transfer = begin(airflow, client, 2, **SLOW)
-    assert processes_of(transfer)
+    assert processes_of(client, transfer)
     airflow.call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}", {"state": "failed"})
     assert_nothing_is_left(client, transfer, 30)
     assert client.get(transfer).phase is Phase.CANCELED

@@ -126,9 +126,10 @@ def conf(run: int, *, events: int = 20, rate_hz: float = 0.0, **parameters: Any)
     }
 
 
-def processes_of(transfer: int) -> list[int]:
-    """Return the processes of this machine that work for a transfer."""
-    mark = f"LCLSTREAM_TRANSFER={transfer}\0".encode()
+def processes_of(client: TransfersClient, transfer: int) -> list[int]:
+    """Return the processes of this machine that work for a transfer of this service."""
+    service = str(client._http.base_url).rstrip("/")
+    mark = f"LCLSTREAM_REPORT_URL={service}/v1/transfers/{transfer}/reports\0".encode()
     return [pid for pid, environment in _environments() if mark in environment + b"\0"]
 
 
@@ -164,4 +165,4 @@ def assert_nothing_is_left(client: TransfersClient, transfer: int, timeout_s: fl
         lambda: (i := client.get(transfer)).is_final and i, "the transfer ended", timeout_s
     )
     assert all(job.state.value in ("completed", "failed", "canceled") for job in info.jobs)
-    wait_until(lambda: not processes_of(transfer), f"no process of {transfer} is left", 5.0)
+    wait_until(lambda: not processes_of(client, transfer), f"no process of {transfer} is left", 5.0)

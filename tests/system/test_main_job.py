@@ -123,7 +123,7 @@ def assert_nothing_is_left(beamline: Beamline, transfer: int) -> TransferInfo:
             left = {
                 "phase": "" if info.is_final else info.phase.value,
                 "SLURM jobs": slurm_jobs(beamline),
-                "processes": processes_of(transfer),
+                "processes": processes_of(transfers, transfer),
                 "port": url if url and listens(url) else "",
             }
             if not any(left.values()):
