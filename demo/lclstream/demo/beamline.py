@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import yaml
 
-from lclstream.core.errors import UnavailableError
+from lclstream.core.errors import InvalidConfigError, UnavailableError
 from lclstream.demo.airflow import Airflow
 from lclstream.demo.identities import OPERATOR, Identities, create_identities
 from lclstream.demo.kafka import FAST_CLIENT, MockKafka
@@ -303,7 +303,7 @@ def dags_folder() -> Path:
     """Return the repository's DAG files.
 
     Raises:
-        UnavailableError: this is not run from a checkout, and no folder was given.
+        InvalidConfigError: this is not run from a checkout.
     """
     spec = find_spec("lclstream.demo")
     places = [Path.cwd()]
@@ -312,6 +312,6 @@ def dags_folder() -> Path:
     for place in places:
         if (place / "dags" / f"{DAG}.py").is_file():
             return place / "dags"
-    raise UnavailableError(
+    raise InvalidConfigError(
         f"no dags{os.sep}{DAG}.py: run this in a checkout of lclstream, or give --dags FOLDER"
     )

@@ -65,6 +65,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--kafka", metavar="HOST:PORT", help="use this Kafka broker (default: an embedded one)"
     )
     parser.add_argument(
+        "--dags",
+        type=Path,
+        metavar="DIR",
+        help="folder of DAG files with stream_on_run_start.py (default: that of the checkout)",
+    )
+    parser.add_argument(
         "--local", action="store_true", help="run jobs as local processes even if SLURM is there"
     )
     parser.add_argument(
@@ -94,7 +100,7 @@ def _positive(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return 0 when the ledger balances."""
-    from lclstream.demo.beamline import Beamline
+    from lclstream.demo.beamline import Beamline, dags_folder
     from lclstream.demo.progress import Progress
     from lclstream.demo.workflow import from_file, simulated
 
@@ -108,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
             folder=folder,
             kafka=options.kafka,
             slurm=False if options.local else None,
+            dags=options.dags or dags_folder(),
             log=progress.step,
         )
         try:
