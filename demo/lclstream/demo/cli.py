@@ -108,13 +108,14 @@ def run(options: argparse.Namespace) -> int:
         source = simulated(options.events, options.rate)
     else:
         source = from_file(options.source)
+    dags = options.dags or dags_folder()
     results = _results_folder(options.output)
     with Progress() as progress, _state_folder() as folder, _terminable():
         beamline = Beamline(
             folder=folder,
             kafka=options.kafka,
             slurm=False if options.local else None,
-            dags=options.dags or dags_folder(),
+            dags=dags,
             log=progress.step,
         )
         try:
@@ -123,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
                 if not outcome.ok:
                     _print_logs(beamline, outcome, progress)
                 if options.keep:
+                    progress.console.print(_last_line(outcome), soft_wrap=True)
                     _wait_for_visitor(beamline, progress)
         except BaseException:
             _keep_logs(folder, results, progress)
