@@ -151,6 +151,6 @@ async def test_stop_ends_at_once_though_nobody_takes_anything(
         async with transfer.service:
             process = start(pushing(document, pull), **transfer.environment)
             log = await ended(process)
-    assert process.returncode == 1
+    assert process.returncode == 1, log
     assert "messages thrown away: canceled" in log
     assert not transfer.final.ok

@@ -125,7 +125,8 @@ class Sender:
         """Wait until everything is handed over, or shall be thrown away.
 
         Raises:
-            DeliveryError: a handler failed; says how many messages are left.
+            DeliveryError: a handler failed, or everything had to end at once; says how many
+                messages are left.
             StuckError: a handler does not come back, and everything shall end now.
         """
         self._is_complete = error is None
@@ -138,7 +139,8 @@ class Sender:
             raise StuckError(f"{what} messages thrown away: {self._stop.reason}")
         if self._stop.now:
             if self._left:
-                logger.warning("messages_thrown_away", extra={"messages": self._left})
+                text = f"{self._left} messages thrown away: {self._stop.reason}"
+                raise DeliveryError(text, self._left)
             return
         if self._error is not None:
             self._raise_error(self._error)
