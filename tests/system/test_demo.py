@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,8 @@ LAST_LINE = re.compile(r"^ledger balanced: (\d+) events sent, (\d+) received$")
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
 
 
-def environment() -> dict[str, str]:
-    """Return the visitor's own environment: package clients are configured in the real home."""
-    home = pwd.getpwuid(os.getuid()).pw_dir
-    return {**os.environ, "HOME": home, "PYTHONUNBUFFERED": "1"}
+# The visitor's own environment: package clients are configured by it and by files in the home.
+VISITOR = {**os.environ, "HOME": pwd.getpwuid(os.getuid()).pw_dir, "PYTHONUNBUFFERED": "1"}
 
 
 def processes_with(text: str) -> list[str]:
@@ -67,7 +65,7 @@ def test_make_demo_in_a_fresh_clone_twice(tmp_path: Path) -> None:
         done = subprocess.run(
             ["make", "--no-print-directory", "demo"],
             cwd=clone,
-            env=environment(),
+            env=VISITOR,
             capture_output=True,
             text=True,
             timeout=600,
@@ -92,7 +90,7 @@ class Demo:
         self.temporary = Path(tempfile.mkdtemp(prefix="demo-"))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lclstream.cli", "demo", "--output", str(folder), *options],
-            env=environment() | {"TMPDIR": str(self.temporary)},
+            env=VISITOR | {"TMPDIR": str(self.temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -188,8 +186,7 @@ def test_wrong_use_is_told_at_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command: list[str] = [sys.executable, "-m", "lclstream.cli", "demo", *options]
-    variables: Mapping[str, str] = environment()
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=VISITOR, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert said in done.stderr
     assert not any(tmp_path.iterdir())

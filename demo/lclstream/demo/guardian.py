@@ -5,7 +5,8 @@ other end, so it comes when the demo has ended, however that was. Then everythin
 belongs to the demo's folder is killed, and the folder removed.
 
 A process belongs to a demo if its environment says so (`MARK`, which all services, Airflow and
-the SLURM daemons inherit) or if it is a job (`base`, the job's folder, lies in the demo's).
+the SLURM daemons inherit), if it is a job (`base`, the job's folder, lies in the demo's), or
+if it is the step daemon of a SLURM job, whose environment knows nothing but SLURM's own paths.
 """
 
 import os
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 MARK = "LCLSTREAM_DEMO"
+STEP_DAEMON = "slurmstepd"
 END_TIMEOUT_S = 20.0
 ROUND_S = 0.1
 
@@ -62,11 +64,13 @@ def belonging(folder: Path) -> Iterator[int]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes()
+            name = (entry / "comm").read_text().strip()
         except OSError:
             # Ended in this moment, or not ours.
             continue
-        if any(each == mark or each.startswith(base) for each in variables):
+        marked = any(each == mark or each.startswith(base) for each in environment.split(b"\0"))
+        if marked or (name == STEP_DAEMON and bytes(folder) + b"/" in environment):
             yield int(entry.name)
 
 
