@@ -35,7 +35,7 @@ class Producer:
     """Pushes messages from a thread of its own, as another process would."""
 
     def __init__(self, payloads: Sequence[bytes], url: str = "", *, end: bool = True) -> None:
-        self._push = Push(url or "tcp://127.0.0.1:0", listen=not url, send_timeout_s=20)
+        self._push = Push(url or "tcp://127.0.0.1:0", listen=not url, send_timeout_s=10)
         self.url = self._push.urls[0]
         self._payloads = payloads
         self._release = threading.Event()
@@ -63,7 +63,8 @@ class Producer:
                 self._push.send(payload)
             self._push.flush()
             assert self._release.wait(30)
-            self._push.close()
+            # A reader that left before everything was on its way never comes back.
+            self._push.close(timeout_s=10)
         except Exception as error:
             self.error = error
             self._push.abort()
