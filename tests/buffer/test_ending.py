@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lclstream.buffer.config import BufferConfig
@@ -163,6 +163,7 @@ def test_empty_stream_lingers_for_late_consumers() -> None:
         max_size=20,
     )
 )
+@example([("drain", 0, 0, True, False), ("wait", 0, 0, False, False)])
 def test_every_drained_buffer_ends(steps: list[tuple[str, int, int, bool, bool]]) -> None:
     ending = Ending(BufferConfig())
     now = 0.0

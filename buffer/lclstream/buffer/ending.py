@@ -114,7 +114,7 @@ class Ending:
             return None
         elif self._farewell_until is not None:
             times.append(self._farewell_until)
-        elif self._linger_until is not None:
+        elif self._linger_until is not None and facts.is_empty:
             times += [self._linger_until, self._give_up_at]
         else:
             times += [self._patience_end(facts), self._give_up_at]
