@@ -33,7 +33,8 @@ def processes_with(text: str) -> list[str]:
             continue
         try:
             command = (entry / "cmdline").read_bytes()
-            known = command + (entry / "environ").read_bytes()
+            # A process that writes a title writes it over its environment.
+            known = command + (entry / "environ").read_bytes() + bytes((entry / "cwd").readlink())
         except OSError:
             continue
         if text.encode() in known:

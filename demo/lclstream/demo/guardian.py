@@ -6,7 +6,8 @@ belongs to the demo's folder is killed, and the folder removed.
 
 A process belongs to a demo if its environment says so (`MARK`, which all services, Airflow and
 the SLURM daemons inherit), if it is a job (`base`, the job's folder, lies in the demo's), or
-if it is the step daemon of a SLURM job, whose environment knows nothing but SLURM's own paths.
+if it is the step daemon of a SLURM job, whose environment knows nothing but SLURM's own paths,
+or if it works in the folder without a terminal: Airflow's processes write titles over theirs.
 """
 
 import os
@@ -66,11 +67,14 @@ def belonging(folder: Path) -> Iterator[int]:
         try:
             environment = (entry / "environ").read_bytes()
             name = (entry / "comm").read_text().strip()
+            place = (entry / "cwd").readlink()
+            terminal = (entry / "stat").read_text().rpartition(")")[2].split()[4]
         except OSError:
             # Ended in this moment, or not ours.
             continue
         marked = any(each == mark or each.startswith(base) for each in environment.split(b"\0"))
-        if marked or (name == STEP_DAEMON and bytes(folder) + b"/" in environment):
+        is_step = name == STEP_DAEMON and bytes(folder) + b"/" in environment
+        if marked or is_step or (terminal == "0" and place.is_relative_to(folder)):
             yield int(entry.name)
 
 
