@@ -1,12 +1,25 @@
 """How a buffer is to work."""
 
+import ssl
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
 from lclstream.buffer.addresses import Address
 from lclstream.core.errors import InvalidConfigError
 
 MIB = 1024 * 1024
 ANY_PORT = Address(host="127.0.0.1", first_port=0, last_port=0)
+
+
+class Delivery(StrEnum):
+    """What happens to messages that are with a consumer when it leaves."""
+
+    FAST = "fast"
+    """What was handed to its connection is gone with it; large messages never enter memory."""
+    SAFE = "safe"
+    """It goes to another consumer unless it was acknowledged: by an acknowledging consumer
+    itself, for any other one by its kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +52,40 @@ class BufferConfig:
     proper end of stream."""
     farewell_timeout_s: float = 30.0
     """How long consumers have to close their connections after the end of the stream."""
+    delivery: Delivery = Delivery.FAST
+    digest: bool | None = None
+    """Whether to compute the digest of what passes; None: if delivery is safe."""
+    ack_window_bytes: int = 64 * MIB
+    """What an acknowledging consumer may hold unacknowledged before it gets more."""
+    ack_timeout_s: float = 0.0
+    """Cut an acknowledging consumer that holds messages and acknowledges none for so long, and
+    give them to others; 0: never, an analysis may take its time."""
+    dead_after_s: float = 30.0
+    """How long the host of a peer may be silent although it was sent something."""
+    sentinel: bool = False
+    """Whether each consumer gets an empty message as its last one."""
+    tls: ssl.SSLContext | None = None
+    """Of a server; without it TLS is refused."""
+    require_tls: bool = False
+    """Whether connections without TLS are refused."""
+    allowed_names: tuple[str, ...] = ()
+    """Names of which a peer's certificate must bear one; empty: any that the authority of
+    `tls` has signed."""
+    spill: Path | None = None
+    """Folder for what does not fit into memory; None: producers wait instead."""
+    spill_bytes: int = 0
+    """Bound on what is spilled; 0: what the file system holds."""
+    durable: Path | None = None
+    """Folder of a journal from which a killed buffer goes on; None: memory only."""
+    forward: tuple[Address, ...] = ()
+    """Buffers downstream, which are dialled and get messages as consumers do."""
+    forward_connections: int = 8
+    """How many connections to each of them."""
+
+    @property
+    def digests(self) -> bool:
+        """Whether the digest is computed."""
+        return self.delivery is Delivery.SAFE if self.digest is None else self.digest
 
     def __post_init__(self) -> None:
         limits = {
@@ -51,6 +98,11 @@ class BufferConfig:
             "consumer_timeout_s": 0,
             "linger_s": 0,
             "farewell_timeout_s": 0,
+            "ack_window_bytes": 1,
+            "ack_timeout_s": 0,
+            "dead_after_s": 1,
+            "spill_bytes": 0,
+            "forward_connections": 1,
         }
         problems = [
             f"{name} must be >= {least}, got {getattr(self, name)!r}"
@@ -58,5 +110,7 @@ class BufferConfig:
             # Not a number is not less than anything either.
             if not getattr(self, name) >= least
         ]
+        if self.require_tls and self.tls is None:
+            problems.append("require_tls needs tls: a certificate to show to peers")
         if problems:
             raise InvalidConfigError("invalid buffer configuration", problems)

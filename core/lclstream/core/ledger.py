@@ -49,7 +49,7 @@ ENV_IDENTITY = "LCLSTREAM_IDENTITY"
 
 Hop = Literal["producer", "buffer", "consumer"]
 Payload = bytes | bytearray | memoryview
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Digest = Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
 
 
 def digest64(payload: Payload) -> int:
@@ -74,7 +74,8 @@ class TallyModel(StrictModel):
     events: int = Field(default=0, ge=0)
     """Detector events inside the messages; 0 where a hop does not look into them."""
     digest: Digest = "0" * 16
-    """Sum of the 64-bit hashes of the payloads modulo 2**64, 16 hexadecimal digits."""
+    """Sum of the 64-bit hashes of the payloads modulo 2**64, 16 hexadecimal digits; empty if
+    this hop did not compute it."""
 
 
 @dataclass(slots=True)
@@ -84,26 +85,30 @@ class Tally:
     messages: int = 0
     bytes: int = 0
     events: int = 0
-    digest: int = 0
+    digest: int | None = 0
+    """None as soon as one message was counted without its digest."""
 
     def add(self, payload: Payload, events: int = 0) -> None:
         """Count one message."""
         self.add_counted(memoryview(payload).nbytes, digest64(payload), events)
 
-    def add_counted(self, size_bytes: int, digest: int, events: int = 0) -> None:
-        """Count one message whose size and digest are known."""
+    def add_counted(self, size_bytes: int, digest: int | None, events: int = 0) -> None:
+        """Count one message whose size, and digest if anybody wants it, are known."""
         self.messages += 1
         self.bytes += size_bytes
         self.events += events
-        self.digest = (self.digest + digest) % MODULUS
+        self._add_digest(digest)
 
     def merge(self, other: "Tally | TallyModel") -> None:
         """Add all that another tally has counted."""
-        digest = other.digest if isinstance(other, Tally) else int(other.digest, 16)
+        if isinstance(other, Tally):
+            digest = other.digest
+        else:
+            digest = int(other.digest, 16) if other.digest else None
         self.messages += other.messages
         self.bytes += other.bytes
         self.events += other.events
-        self.digest = (self.digest + digest) % MODULUS
+        self._add_digest(digest)
 
     def snapshot(self) -> TallyModel:
         """Return the tally as it travels."""
@@ -111,8 +116,14 @@ class Tally:
             messages=self.messages,
             bytes=self.bytes,
             events=self.events,
-            digest=f"{self.digest:016x}",
+            digest="" if self.digest is None else f"{self.digest:016x}",
         )
+
+    def _add_digest(self, digest: int | None) -> None:
+        if self.digest is None or digest is None:
+            self.digest = None
+        else:
+            self.digest = (self.digest + digest) % MODULUS
 
 
 class Addresses(StrictModel):
