@@ -18,7 +18,8 @@ import xxhash
 
 from lclstream.buffer.memory import CHUNK_BYTES, Block
 from lclstream.buffer.segments import Segment
-from lclstream.buffer.sp import HEADER, HEADER_BYTES, LARGE_BYTES, check_size, walk
+from lclstream.buffer.runs import walk
+from lclstream.buffer.sp import HEADER, HEADER_BYTES, LARGE_BYTES, check_size
 from lclstream.core.ledger import Tally
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Intake:
     def _filled_chunk(self) -> Segment | None:
         block = self._block
         assert block is not None  # noqa: S101
-        run = walk(block.view, self._start, self._end)
+        run = walk(block.view, self._start, self._end, digests=True)
         self.fault = check_size(run.next_bytes, self._max_message_bytes)
         segment = None
         if run.messages:

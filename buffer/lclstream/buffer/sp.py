@@ -8,12 +8,8 @@ memory, headers included.
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
-
-import xxhash
 
 from lclstream.core.errors import DecodeError
-from lclstream.core.ledger import MODULUS
 
 HANDSHAKE_BYTES = 8
 HEADER_BYTES = 8
@@ -69,38 +65,6 @@ class Handshake:
         if not self._wanted.startswith(self._seen):
             raise DecodeError(f"expected the handshake {self._wanted!r}, got {self._seen!r}")
         return not self.missing_bytes
-
-
-class Run(NamedTuple):
-    """Whole messages that lie one after the other in memory."""
-
-    stop: int
-    """Where the first message begins that is not whole."""
-    messages: int
-    payload_bytes: int
-    digest: int
-    """Sum of the hashes of the payloads modulo 2**64."""
-    next_bytes: int | None
-    """Payload size that the header at `stop` claims; None when it is not whole."""
-
-
-def walk(memory: memoryview, start: int, end: int) -> Run:
-    """Find the run of whole messages that begins at `start`."""
-    position, messages, payload_bytes, digest = start, 0, 0, 0
-    next_bytes = None
-    # The hash of core.ledger.digest64; this loop is most of the work for small messages.
-    unpack_from, hash64 = HEADER.unpack_from, xxhash.xxh3_64_intdigest
-    while end - position >= HEADER_BYTES:
-        (size,) = unpack_from(memory, position)
-        following = position + HEADER_BYTES + size
-        if following > end:
-            next_bytes = size
-            break
-        messages += 1
-        payload_bytes += size
-        digest += hash64(memory[position + HEADER_BYTES : following])
-        position = following
-    return Run(position, messages, payload_bytes, digest % MODULUS, next_bytes)
 
 
 def split(memory: memoryview, start: int, end: int) -> tuple[list[memoryview], int, int | None]:
