@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from lclstream.buffer.memory import CHUNK_BYTES, Block
-from lclstream.buffer.segments import Segment
 from lclstream.buffer.runs import walk
+from lclstream.buffer.segments import Segment
 from lclstream.buffer.sp import HEADER, HEADER_BYTES, LARGE_BYTES, check_size
 from lclstream.core.ledger import Tally
 
