@@ -23,8 +23,28 @@ def test_forms(text: str, host: str, first: int, last: int) -> None:
     assert Address.parse(text) == Address(host=host, first_port=first, last_port=last)
 
 
+def test_form_with_tls() -> None:
+    address = Address.parse("tls+tcp://dtn.example.org:42000-42010")
+    assert address == Address(host="dtn.example.org", first_port=42000, last_port=42010, tls=True)
+    assert str(address) == "tls+tcp://dtn.example.org:42000"
+    with listen(Address.parse("tls+tcp://[::1]:0")) as sock:
+        port = sock.getsockname()[1]
+        assert listening_url(sock, Address.parse("tls+tcp://[::1]:0")) == f"tls+tcp://[::1]:{port}"
+
+
 @pytest.mark.parametrize(
-    "text", ["", "tcp://", "tcp://host", "udp://h:1", "tcp://h:x", "h:1", "tcp://h:1-2-3", "-1"]
+    "text",
+    [
+        "",
+        "tcp://",
+        "tls://h:1",
+        "tcp://host",
+        "udp://h:1",
+        "tcp://h:x",
+        "h:1",
+        "tcp://h:1-2-3",
+        "-1",
+    ],
 )
 def test_other_forms_are_refused_with_what_is_expected(text: str) -> None:
     with pytest.raises(InvalidConfigError, match=r"^address must be tcp://HOST:PORT, .* got "):

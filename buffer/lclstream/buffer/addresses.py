@@ -1,18 +1,23 @@
-"""Data addresses: `tcp://HOST:PORT`, a range of ports to try, or port 0 for any free one."""
+"""Data addresses: `tcp://HOST:PORT`, a range of ports to try, or port 0 for any free one.
+
+With `tls+tcp` in place of `tcp` the connections are inside TLS.
+"""
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
 from lclstream.core.errors import InvalidConfigError
 
 FORM = re.compile(
-    r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/]+):(?P<first>\d+)(-(?P<last>\d+))?/?"
+    r"(?P<scheme>tls\+tcp|tcp)://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/]+):(?P<first>\d+)(-(?P<last>\d+))?/?"
 )
 PORTS_ONLY = re.compile(r"\d+(-\d+)?")
-EXPECTED = "tcp://HOST:PORT, tcp://HOST:FIRST-LAST or PORT (0 = any free port)"
+EXPECTED = (
+    "tcp://HOST:PORT, tcp://HOST:FIRST-LAST or PORT (0 = any free port), with tls+tcp:// for TLS"
+)
 WILDCARDS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104
 MAX_PORT = 65535
 BACKLOG = 512
@@ -25,6 +30,8 @@ class Address:
     host: str
     first_port: int
     last_port: int
+    tls: bool = False
+    """Whether connections are inside TLS."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -43,7 +50,12 @@ class Address:
             raise InvalidConfigError(
                 f"ports must be 0, or rise from 1 to {MAX_PORT}, got {text!r}",
             )
-        return cls(host=match["host"].strip("[]"), first_port=first, last_port=last)
+        return cls(
+            host=match["host"].strip("[]"),
+            first_port=first,
+            last_port=last,
+            tls=match["scheme"] != "tcp",
+        )
 
     @property
     def is_wildcard(self) -> bool:
@@ -51,7 +63,7 @@ class Address:
         return self.host in WILDCARDS
 
     def __str__(self) -> str:
-        return url(self.host, self.first_port)
+        return url(self.host, self.first_port, tls=self.tls)
 
     def resolve(self) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
         """Return family and socket address of the first port, for each address of the host.
@@ -66,13 +78,20 @@ class Address:
         return [(family, (str(place[0]), int(place[1]))) for family, _, _, _, place in found]
 
 
-def url(host: str, port: int) -> str:
+def url(host: str, port: int, *, tls: bool = False) -> str:
     """Return the URL of one port."""
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    scheme = "tls+tcp" if tls else "tcp"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def listen(address: Address) -> socket.socket:
+def listen(
+    address: Address, prepare: Callable[[socket.socket], object] | None = None
+) -> socket.socket:
     """Return a non-blocking listening socket on the first free port of an address.
+
+    Args:
+        address: where to listen.
+        prepare: sets options that accepted connections are to inherit.
 
     Raises:
         InvalidConfigError: no port of it can be bound; names them.
@@ -80,7 +99,7 @@ def listen(address: Address) -> socket.socket:
     refusals = []
     for port in range(address.first_port, address.last_port + 1):
         try:
-            return _bind(address, port)
+            return _bind(address, port, prepare)
         except OSError as error:
             refusals.append(f"{url(address.host, port)}: {error.strerror or error}")
     # Thousands of ports of a range all say the same.
@@ -88,11 +107,15 @@ def listen(address: Address) -> socket.socket:
     raise InvalidConfigError("cannot listen on " + "; ".join(shown))
 
 
-def _bind(address: Address, port: int) -> socket.socket:
+def _bind(
+    address: Address, port: int, prepare: Callable[[socket.socket], object] | None
+) -> socket.socket:
     family, (host, _) = address.resolve()[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if prepare is not None:
+            prepare(sock)
         sock.bind((host, port))
         sock.listen(BACKLOG)
         sock.setblocking(False)
@@ -105,7 +128,7 @@ def _bind(address: Address, port: int) -> socket.socket:
 def listening_url(sock: socket.socket, address: Address, advertised_host: str | None = None) -> str:
     """Return the URL by which others reach a listening socket."""
     host = advertised_host or (socket.gethostname() if address.is_wildcard else address.host)
-    return url(host, sock.getsockname()[1])
+    return url(host, sock.getsockname()[1], tls=address.tls)
 
 
 def parse_all(texts: str | Iterator[str] | list[str] | tuple[str, ...]) -> list[Address]:
