@@ -60,6 +60,9 @@ class BufferConfig:
     ack_timeout_s: float = 0.0
     """Cut an acknowledging consumer that holds messages and acknowledges none for so long, and
     give them to others; 0: never, an analysis may take its time."""
+    resume_timeout_s: float = 30.0
+    """How long a producer of ours that has lost its connection may take to come back before it
+    counts as gone."""
     dead_after_s: float = 30.0
     """How long the host of a peer may be silent although it was sent something."""
     sentinel: bool = False
@@ -100,6 +103,7 @@ class BufferConfig:
             "farewell_timeout_s": 0,
             "ack_window_bytes": 1,
             "ack_timeout_s": 0,
+            "resume_timeout_s": 0,
             "dead_after_s": 1,
             "spill_bytes": 0,
             "forward_connections": 1,

@@ -13,6 +13,7 @@ from lclstream.buffer.addresses import listen, listening_url
 from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.loop import READ, Loop
 from lclstream.buffer.peers import Newcomer, Side
+from lclstream.buffer.transport import PlainWire
 from lclstream.core.errors import DecodeError
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Door:
         refused: Callable[[Newcomer, str], None],
     ) -> None:
         self.urls: dict[Side, list[str]] = {Side.IN: [], Side.OUT: []}
+        self._config = config
         self._loop = loop
         self._welcome = welcome
         self._refused = refused
@@ -134,10 +136,14 @@ class Door:
         self._resume_at = time.monotonic() + ACCEPT_PAUSE_S
 
     def _begin(self, side: Side, sock: socket.socket, address: str) -> None:
-        tcp.tune(sock, keep_unsent=side is Side.OUT)
+        tcp.tune(sock, keep_unsent=side is Side.OUT, dead_after_s=self._config.dead_after_s)
         now = time.monotonic()
         newcomer = Newcomer(
-            sock=sock, address=address, since=now, side=side, deadline=now + HANDSHAKE_TIMEOUT_S
+            wire=PlainWire(sock),
+            address=address,
+            since=now,
+            side=side,
+            deadline=now + HANDSHAKE_TIMEOUT_S,
         )
         self._newcomers[newcomer] = None
         self._loop.watch(sock, READ, partial(self._on_newcomer, newcomer))

@@ -27,6 +27,7 @@ class Loop:
         self._epoll.register(self._wake, READ)
         self._handlers: dict[int, Handler] = {self._wake: self._woken}
         self._posted: deque[Callable[[], None]] = deque()
+        self._again: list[Callable[[], None]] = []
         self._closing: list[socket.socket] = []
 
     def watch(self, sock: socket.socket, events: int, handler: Handler) -> None:
@@ -48,6 +49,10 @@ class Loop:
         self.ignore(sock)
         self._closing.append(sock)
 
+    def again(self, work: Callable[[], None]) -> None:
+        """Have something done in the next turn, which then does not wait; from this thread."""
+        self._again.append(work)
+
     def post(self, work: Callable[[], None]) -> None:
         """Have the loop's thread do something; from any thread or signal handler."""
         self._posted.append(work)
@@ -56,7 +61,11 @@ class Loop:
     def turn(self, deadline: float | None, lock: AbstractContextManager[object]) -> None:
         """Wait for events, at most until a time, and handle them while holding a lock."""
         self._close_sockets()
-        timeout_s = -1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
+        again, self._again = self._again, []
+        if again:
+            timeout_s = 0.0
+        else:
+            timeout_s = -1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
         happened = self._epoll.poll(timeout_s, EVENTS_PER_TURN)
         with lock:
             for number, events in happened:
@@ -64,6 +73,8 @@ class Loop:
                 handler = self._handlers.get(number)
                 if handler is not None:
                     handler(events)
+            for work in again:
+                work()
             while self._posted:
                 self._posted.popleft()()
 

@@ -1,20 +1,29 @@
 """The connections of a buffer: who they are, what they did, what they need to be served."""
 
+import secrets
 import socket
-from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from lclstream.buffer import tcp
+from lclstream.buffer.control import ControlReader, Frame, frame
 from lclstream.buffer.intake import Intake
-from lclstream.buffer.segments import Outlet, Segment
-from lclstream.buffer.sp import HANDSHAKE_BYTES, HEADER_BYTES, Handshake, Protocol, handshake
+from lclstream.buffer.retention import Departure, Keep, Retention
+from lclstream.buffer.segments import Outlet, Segment, SpOutlet
+from lclstream.buffer.sp import HANDSHAKE_BYTES, Handshake, Protocol, handshake
+from lclstream.buffer.streams import Stream
+from lclstream.buffer.transport import Wire
 from lclstream.core.errors import DecodeError
 from lclstream.core.ledger import Tally
 
+if TYPE_CHECKING:
+    from lclstream.buffer.crossing import Crossing
+
 # Ask for acknowledgements rarely: it is a system call.
-ENDS_BEFORE_ASKING = 64
+ENTRIES_BEFORE_ASKING = 64
 FIRST_BYTE_OF_SP = 0x00
+NONCE_BYTES = 8
 
 
 class Side(StrEnum):
@@ -33,14 +42,25 @@ class Side(StrEnum):
 class Peer:
     """An accepted connection."""
 
-    sock: socket.socket
+    wire: Wire
     address: str
     since: float
+    framing: str = "sp"
+    """What frames its messages: `sp` or `zmtp`."""
+    identity: str = ""
+    """The name in its certificate, if it showed one."""
+    handshake_bytes: int = HANDSHAKE_BYTES
+    """What was written to it before any message."""
     tally: Tally = field(default_factory=Tally)
     dead: bool = False
     """Closed, although events for it may still be at hand."""
     watched: int = 0
     """The epoll events that are asked for; 0 if the connection is not looked at."""
+
+    @property
+    def sock(self) -> socket.socket:
+        """For epoll and what the kernel knows; data goes through the wire."""
+        return self.wire.sock
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -54,6 +74,8 @@ class Newcomer(Peer):
     side: Side
     deadline: float
     handshake: Handshake | None = None
+    nonce: int | None = None
+    """What a producer was greeted with."""
 
     def read(self) -> bool:
         """Go on with the handshake; return whether it is complete.
@@ -67,11 +89,18 @@ class Newcomer(Peer):
             if first and first[0] != FIRST_BYTE_OF_SP:
                 raise DecodeError(f"unknown protocol that begins with {first!r}")
             self.handshake = Handshake(self.side.protocol.peer)
-            self.sock.send(handshake(self.side.protocol))
+            self.sock.send(handshake(self.side.protocol) + self._greeting())
         data = self.sock.recv(self.handshake.missing_bytes)
         if not data:
             raise DecodeError("closed before the handshake")
         return self.handshake.received(data)
+
+    def _greeting(self) -> bytes:
+        """Return what follows our handshake; an NNG producer discards it."""
+        if self.side is Side.OUT:
+            return b""
+        self.nonce = int.from_bytes(secrets.token_bytes(NONCE_BYTES))
+        return frame(Frame.HELLO, self.nonce)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -83,41 +112,68 @@ class Producer(Peer):
     """What came in last."""
     moved_at: float = 0.0
     """When a byte last came."""
+    stream: Stream | None = None
+    """If it speaks control frames."""
+    crossing: "Crossing | None" = None
+    """The message that goes through without entering memory."""
+    to_say: bytes = b""
+    """Control frames that it did not take yet."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Consumer(Peer):
     """A connection that messages go to."""
 
-    outlet: Outlet = field(default_factory=Outlet)
-    sent_bytes: int = HANDSHAKE_BYTES
+    retention: Retention
+    outlet: Outlet = field(default_factory=SpOutlet)
+    reader: ControlReader = field(default_factory=ControlReader)
+    sent_bytes: int = 0
+    """All bytes written to the connection, the handshake too."""
     half_closed: bool = False
-    _ends: deque[tuple[int, int]] = field(default_factory=deque)
+    crossing: "Crossing | None" = None
+    """The message that goes to it without entering memory."""
+    held_back: bool = False
+    """Whether it gets nothing more before it has acknowledged something."""
+    acknowledged_at: float = 0.0
+    """When it last did, or was given something while it held nothing."""
+    blocked_since: float | None = None
+    """Since when it has taken nothing of what is being written to it."""
 
-    def took(self, tally: Tally) -> None:
-        """Take note of whole messages that were written up to `sent_bytes`."""
-        self.tally.merge(tally)
-        self._ends.append((self.sent_bytes, tally.messages))
-        if len(self._ends) > ENDS_BEFORE_ASKING:
-            self._forget_acknowledged()
+    def begin(self) -> int:
+        """Return how many bytes were written to the connection before the segment in hand."""
+        return self.sent_bytes - self.outlet.wire_bytes
 
-    def abandon(self) -> tuple[Tally, Segment | None]:
-        """Stop writing: return what was written whole of the segment, and what was not."""
-        segment, position = self.outlet.segment, self.outlet.position
-        sent, rest = self.outlet.abandon()
-        if segment is not None and sent.messages:
-            begin = self.sent_bytes - (position - segment.start)
-            self.tally.merge(sent)
-            wire_bytes = sent.bytes + HEADER_BYTES * sent.messages
-            self._ends.append((begin + wire_bytes, sent.messages))
-        return sent, rest
+    def ask_kernel(self) -> None:
+        """Take note of what its kernel has."""
+        self.retention.arrived(self._acknowledged_bytes())
+
+    def wrote(self, segment: Segment) -> None:
+        """Take note of a segment that was written whole."""
+        self.tally.merge(segment.tally)
+        self.retention.wrote(segment, self.begin(), self.sent_bytes)
+        if self.retention.entries > ENTRIES_BEFORE_ASKING:
+            self.ask_kernel()
+
+    def leave(self) -> Departure:
+        """Decide what becomes of what it has not acknowledged."""
+        segment, begin = self.outlet.segment, self.begin()
+        self.outlet.segment = None
+        departure = self.retention.leave(
+            self._acknowledged_bytes(), segment, begin, self.outlet.wire_bytes
+        )
+        self.tally.merge(departure.counted)
+        return departure
 
     def unacknowledged_messages(self) -> int:
-        """Return how many messages at most were written and not acknowledged by the kernel."""
-        self._forget_acknowledged()
-        return sum(messages for _, messages in self._ends)
+        """Return how many messages at most were written and are not known to have arrived."""
+        self.ask_kernel()
+        return self.retention.messages
 
-    def _forget_acknowledged(self) -> None:
-        acked = tcp.acknowledged_bytes(self.sock, self.sent_bytes, dialled=False)
-        while self._ends and self._ends[0][0] <= acked:
-            self._ends.popleft()
+    def _acknowledged_bytes(self) -> int:
+        return tcp.acknowledged_bytes(self.sock, self.sent_bytes, dialled=False)
+
+
+def keep_of(framing: str, *, is_safe: bool) -> tuple[Keep, bool]:
+    """Return until when to keep what goes to a new consumer, and whether that is settled."""
+    # Who speaks SP may still say that it will acknowledge.
+    return (Keep.TCP if is_safe else Keep.NOTHING), framing != "sp"

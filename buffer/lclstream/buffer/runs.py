@@ -82,7 +82,7 @@ def _uniform(memory: memoryview, start: int, end: int, *, controls: bool) -> int
     """
     if end - start < HEADER_BYTES:
         return 0
-    (size,) = HEADER.unpack_from(memory, start)
+    size: int = HEADER.unpack_from(memory, start)[0]
     stride = HEADER_BYTES + size
     count = (end - start) // stride
     if count < LEAST_UNIFORM or (controls and size == CONTROL_BYTES):

@@ -1,7 +1,8 @@
 """What the buffer queues: runs of whole messages as they lie in memory, and where they go."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from lclstream.buffer.memory import Block
 from lclstream.buffer.sp import HEADER, HEADER_BYTES
@@ -11,94 +12,132 @@ from lclstream.core.ledger import MODULUS, Tally, digest64
 class Segment:
     """Whole messages, headers included, in one block; holds a reference to it."""
 
-    __slots__ = ("block", "end", "queued", "start", "tally")
+    __slots__ = ("block", "end", "queued", "since", "start", "tally")
 
-    def __init__(self, block: Block, start: int, end: int, tally: Tally) -> None:
+    def __init__(
+        self, block: Block, start: int, end: int, tally: Tally, since: float = 0.0
+    ) -> None:
         block.hold()
         self.block = block
         self.start = start
         self.end = end
         self.tally = tally
+        self.since = since
+        """When its first message was whole."""
         self.queued = False
         """Whether it waits in the queue."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its messages with their headers."""
+        return self.end - self.start
 
     def release(self) -> None:
         """Let the memory go."""
         self.block.release()
 
-    def cut(self, position: int) -> tuple[Tally, "Segment | None"]:
-        """Part it where somebody stopped to write it.
+    def whole_messages(self, size_bytes: int) -> int:
+        """Return how many messages lie whole in so many bytes from its start."""
+        if size_bytes >= self.size_bytes:
+            return self.tally.messages
+        position, end, count = self.start, self.start + size_bytes, 0
+        while end - position >= HEADER_BYTES:
+            (size,) = HEADER.unpack_from(self.block.view, position)
+            position += HEADER_BYTES + size
+            count += position <= end
+        return count
 
-        Args:
-            position: how far of the block was written.
+    def cut(self, messages: int) -> tuple[Tally, "Segment | None"]:
+        """Part it after so many messages and let go of it.
 
         Returns:
-            What was written whole, and the rest, from the first message that was not.
+            What is counted of the first part, and the second part if there is any.
         """
-        sent = Tally()
-        start = self.start
-        while start + HEADER_BYTES <= position:
-            (size,) = HEADER.unpack_from(self.block.view, start)
-            following = start + HEADER_BYTES + size
-            if following > position:
-                break
-            sent.add_counted(size, digest64(self.block.view[start + HEADER_BYTES : following]))
-            start = following
-        if start == self.end:
-            return sent, None
-        return sent, Segment(self.block, start, self.end, minus(self.tally, sent))
+        if messages >= self.tally.messages:
+            self.release()
+            return self.tally, None
+        first = Tally()
+        view, position = self.block.view, self.start
+        for _ in range(messages):
+            (size,) = HEADER.unpack_from(view, position)
+            payload, position = position + HEADER_BYTES, position + HEADER_BYTES + size
+            digest = None if self.tally.digest is None else digest64(view[payload:position])
+            first.add_counted(size, digest)
+        if not messages:
+            return first, self
+        rest = Segment(self.block, position, self.end, minus(self.tally, first), self.since)
+        self.release()
+        return first, rest
 
 
 def minus(whole: Tally, part: Tally) -> Tally:
     """Return what a tally counts beyond a part of it."""
+    digest = None
+    if whole.digest is not None and part.digest is not None:
+        digest = (whole.digest - part.digest) % MODULUS
     return Tally(
         whole.messages - part.messages,
         whole.bytes - part.bytes,
         whole.events - part.events,
-        (whole.digest - part.digest) % MODULUS,
+        digest,
     )
 
 
-class Outlet:
+class Outlet(Protocol):
     """One consumer as the queue sees it: idle, or writing one segment; no input or output."""
 
-    __slots__ = ("position", "segment")
+    segment: Segment | None
+    """What is being written."""
+    wire_bytes: int
+    """How much of it was written, in the framing of the connection."""
+
+    def give(self, segment: Segment) -> None:
+        """Begin with a segment."""
+
+    def to_write(self) -> Sequence[memoryview]:
+        """Return what has to be written next; empty if idle."""
+
+    def written(self, count: int) -> Segment | None:
+        """Take note of bytes written; return the segment, and forget it, once it is whole."""
+
+    def whole_messages(self, segment: Segment, wire_bytes: int) -> int:
+        """Return how many messages of a segment are whole after so many bytes of it."""
+
+
+class SpOutlet:
+    """Writes segments as they lie in memory."""
+
+    __slots__ = ("segment", "wire_bytes")
 
     def __init__(self) -> None:
         self.segment: Segment | None = None
-        self.position = 0
+        self.wire_bytes = 0
 
     def give(self, segment: Segment) -> None:
         """Begin with a segment."""
         self.segment = segment
-        self.position = segment.start
+        self.wire_bytes = 0
 
-    def to_write(self) -> memoryview:
+    def to_write(self) -> Sequence[memoryview]:
         """Return what has to be written next; empty if idle."""
-        if self.segment is None:
-            return memoryview(b"")
-        return self.segment.block.view[self.position : self.segment.end]
-
-    def written(self, count: int) -> Tally | None:
-        """Take note of bytes written; return what the segment held once it is written whole."""
-        segment = self.segment
-        assert segment is not None  # noqa: S101
-        self.position += count
-        if self.position < segment.end:
-            return None
-        self.segment = None
-        segment.release()
-        return segment.tally
-
-    def abandon(self) -> tuple[Tally, Segment | None]:
-        """Stop in the middle: return what was written whole, and what has to go elsewhere."""
         segment = self.segment
         if segment is None:
-            return Tally(), None
+            return ()
+        return (segment.block.view[segment.start + self.wire_bytes : segment.end],)
+
+    def written(self, count: int) -> Segment | None:
+        """Take note of bytes written; return the segment, and forget it, once it is whole."""
+        segment = self.segment
+        assert segment is not None  # noqa: S101
+        self.wire_bytes += count
+        if self.wire_bytes < segment.size_bytes:
+            return None
         self.segment = None
-        sent, rest = segment.cut(self.position)
-        segment.release()
-        return sent, rest
+        return segment
+
+    def whole_messages(self, segment: Segment, wire_bytes: int) -> int:
+        """Return how many messages of a segment are whole after so many bytes of it."""
+        return segment.whole_messages(wire_bytes)
 
 
 class Queue:
@@ -118,6 +157,16 @@ class Queue:
     def is_empty(self) -> bool:
         """Whether nothing waits and nothing is being written."""
         return not self._segments and not self.writing
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something waits to be given to a consumer."""
+        return bool(self._segments)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the message came in that has waited the longest; None if none waits."""
+        return self._segments[0].since if self._segments else None
 
     def put(self, segment: Segment) -> None:
         """Append a segment that came in."""
@@ -139,11 +188,12 @@ class Queue:
         segment.release()
         return True
 
-    def put_back(self, segment: Segment) -> None:
-        """Put what a consumer did not take before all others."""
-        self._segments.appendleft(segment)
-        segment.queued = True
-        self._count(segment.tally)
+    def put_back(self, segments: Sequence[Segment]) -> None:
+        """Put what a consumer did not take before all others, in its order."""
+        for segment in reversed(segments):
+            self._segments.appendleft(segment)
+            segment.queued = True
+            self._count(segment.tally)
 
     def ready(self, outlet: Outlet) -> None:
         """Take note of a consumer that has nothing to write."""
@@ -153,6 +203,10 @@ class Queue:
         """Forget a consumer."""
         if outlet in self._idle:
             self._idle.remove(outlet)
+
+    def idle(self) -> Iterable[Outlet]:
+        """Return the consumers that have nothing to write, who has waited longest first."""
+        return self._idle
 
     def matches(self) -> Iterator[Outlet]:
         """Give segments to idle consumers; yield each consumer that got one."""

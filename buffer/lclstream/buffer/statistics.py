@@ -30,6 +30,14 @@ class Counters:
     """Connections of producers that ended with an error instead of a proper close."""
     producers_cut: int = 0
     """Connections of producers closed by the buffer at a deadline."""
+    producers_unfinished: int = 0
+    """Streams of producers of ours that ended without a word."""
+    missing_in: int = 0
+    """Messages that producers of ours say they have sent and that never came."""
+    spliced: int = 0
+    """Messages that went from connection to connection without entering memory."""
+    acknowledged: int = 0
+    """Messages that consumers said they are done with."""
     consumers_broken: int = 0
     """Connections of consumers that ended with an error after messages went to them."""
 
@@ -41,6 +49,8 @@ class Counters:
             "partial_in": "messages were not sent to their end",
             "refused_messages": "messages were too large or malformed",
             "producers_broken": "producers broke their connection",
+            "producers_unfinished": "streams of producers ended without a word",
+            "missing_in": "messages that producers sent never came",
             "producers_cut": "producers had not finished in time",
             "consumers_broken": "consumers broke their connection: what they had is not known",
         }
@@ -55,8 +65,18 @@ class PeerRecord:
 
     side: str
     address: str
+    identity: str
+    """The name in its certificate; empty without one."""
+    framing: str
     messages: int
     bytes: int
+    digest: str
+    in_flight_bytes: int
+    """Written and not acknowledged by its kernel."""
+    unacknowledged_messages: int
+    """Written and not known to have arrived."""
+    stalled_s: float
+    """Since when it has not taken what is being written to it."""
     seconds: float
     """How long it was, or has been, connected."""
     end: str
@@ -83,6 +103,10 @@ class Statistics:
     """Connected now."""
     consumers: int
     """Connected now."""
+    retained_messages: int
+    """Written to consumers and not acknowledged yet, by themselves or by their kernels."""
+    oldest_s: float
+    """How long the message has waited that has waited the longest."""
     paused_producers: int
     """Not read from, because memory is full."""
     counters: Counters = field(default_factory=Counters)
