@@ -120,7 +120,7 @@ class Outflow:
         commons = self._commons
         consumer.half_closed = True
         commons.queue.leave(consumer.outlet)
-        if commons.config.sentinel and not consumer.outlet.segment:
+        if commons.config.sentinel and not consumer.internal and not consumer.outlet.segment:
             commons.memory.zeros.hold()
             consumer.outlet.give(Segment(commons.memory.zeros, 0, HEADER_BYTES, Tally(1)))
             commons.memory.zeros.release()
@@ -128,6 +128,13 @@ class Outflow:
             self._write(consumer)
         else:
             self._end(consumer)
+
+    def retire(self, consumer: Consumer) -> None:
+        """Give a consumer nothing more; half-close it when what has begun is whole."""
+        consumer.retiring = True
+        self._commons.queue.leave(consumer.outlet)
+        if consumer.outlet.segment is None and consumer.crossing is None:
+            self.half_close(consumer)
 
     def left(self, consumer: Consumer, problem: str) -> None:
         """Close a consumer's connection; what it did not get goes to another one."""
@@ -197,7 +204,7 @@ class Outflow:
     def sent_whole(self, consumer: Consumer, tally: Tally, begin: int) -> None:
         """Take note that a message was spliced to a consumer."""
         commons = self._commons
-        commons.counters.spliced += 1
+        commons.counters.spliced += not consumer.internal
         consumer.tally.merge(tally)
         consumer.retention.spliced(tally, begin, consumer.sent_bytes)
         commons.sent.merge(tally)
@@ -261,7 +268,9 @@ class Outflow:
 
     def _rest(self, consumer: Consumer) -> None:
         """It has nothing to write: give it more, unless it holds too much already."""
-        if self._may_have_more(consumer):
+        if consumer.retiring:
+            self.half_close(consumer)
+        elif self._may_have_more(consumer):
             self._commons.queue.ready(consumer.outlet)
         else:
             consumer.held_back = True

@@ -56,6 +56,8 @@ class Peer:
     """Closed, although events for it may still be at hand."""
     watched: int = 0
     """The epoll events that are asked for; 0 if the connection is not looked at."""
+    internal: bool = False
+    """Whether this is a link to another lane of the same buffer."""
 
     @property
     def sock(self) -> socket.socket:
@@ -130,6 +132,8 @@ class Consumer(Peer):
     sent_bytes: int = 0
     """All bytes written to the connection, the handshake too."""
     half_closed: bool = False
+    retiring: bool = False
+    """Whether it gets nothing more than what it is being written."""
     crossing: "Crossing | None" = None
     """The message that goes to it without entering memory."""
     held_back: bool = False
