@@ -3,9 +3,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DEMO_OPTIONS ?=
 PYTEST_OPTIONS ?=
+BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit setup setup-test constraints docs clean
+.PHONY: help demo test check lint types imports unit bench bench-buffer setup setup-test constraints docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +36,11 @@ imports:
 
 unit:
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+bench: bench-buffer ## All benchmarks; figures go to build/bench
+
+bench-buffer: setup ## The buffer beside other relays (BENCH_OPTIONS="--quick" ...)
+	$(BIN)/python -m benchmarks.buffer $(BENCH_OPTIONS)
 
 docs: setup ## Draw the pages that come from the code
 	$(BIN)/python docs/generate.py
