@@ -40,6 +40,8 @@ class Counters:
     """Messages that consumers said they are done with."""
     consumers_broken: int = 0
     """Connections of consumers that ended with an error after messages went to them."""
+    lanes_lost: int = 0
+    """Lanes of the buffer that died; what they held is gone."""
 
     def faults(self) -> list[str]:
         """Say what makes the delivery incomplete; empty if nothing does."""
@@ -52,6 +54,7 @@ class Counters:
             "producers_unfinished": "streams of producers ended without a word",
             "missing_in": "messages that producers sent never came",
             "producers_cut": "producers had not finished in time",
+            "lanes_lost": "lanes of the buffer died with what they held",
             "consumers_broken": "consumers broke their connection: what they had is not known",
         }
         return [

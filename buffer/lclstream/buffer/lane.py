@@ -1,0 +1,266 @@
+"""A lane: a process with an engine, which gets its connections from the serving process.
+
+`python -m lclstream.buffer.lane FD` is started by `LaneProcess` only. The lane dies with the
+serving process, whatever that dies of.
+"""
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+from lclstream.buffer.channel import Channel
+from lclstream.buffer.config import BufferConfig
+from lclstream.buffer.door import Door
+from lclstream.buffer.ending import Action, Ending, Facts
+from lclstream.buffer.linked import LinkedEngine
+from lclstream.buffer.loop import READ, WRITE, Loop
+from lclstream.buffer.orders import (
+    Ask,
+    Connection,
+    Count,
+    Figures,
+    Link,
+    LinkEnded,
+    Order,
+    Ready,
+    Setup,
+    Told,
+    Unlink,
+)
+from lclstream.buffer.peers import Newcomer, Side
+from lclstream.buffer.states import FINAL, BufferState
+from lclstream.core.logging import configure
+from lclstream.core.tls import Credentials
+
+logger = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1
+EXIT_ORPHANED = 3
+FAREWELL_TIMEOUT_S = 10.0
+
+
+class LaneDoor(Door):
+    """Gets its connections from the serving process instead of listening."""
+
+    def __init__(
+        self,
+        config: BufferConfig,
+        loop: Loop,
+        welcome: Callable[[Newcomer], None],
+        refused: Callable[[Newcomer, str], None],
+    ) -> None:
+        super().__init__(replace(config, inputs=(), outputs=()), loop, welcome, refused)
+
+    def admit(self, side: Side, sock: socket.socket, address: str) -> None:
+        """See an accepted connection through its handshake."""
+        self._begin(side, sock, address)
+
+
+class LaneEnding:
+    """Stands where an engine alone has its `Ending`: the serving process decides.
+
+    Args:
+        tell: hears the facts when they have changed, or an answer is wanted, with its token.
+    """
+
+    def __init__(self, tell: Callable[[Facts, int | None], None]) -> None:
+        self.state = BufferState.OPEN
+        self.reason = ""
+        self.farewell_said = False
+        self._actions: list[Action] = []
+        self._tell = tell
+        self._known: Facts | None = None
+        self._asked: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the whole buffer has ended."""
+        return self.state in FINAL
+
+    def obey(self, order: Order) -> None:
+        """Take note of what was decided."""
+        self.state, self.reason = order.state, order.reason
+        self.farewell_said = order.farewell_said
+        self._actions += order.actions
+
+    def answer(self, token: int) -> None:
+        """Have the facts told whether they are new or not, once all orders are carried out."""
+        self._asked = token
+
+    def step(self, facts: Facts) -> list[Action]:
+        """Tell the facts if they are new; return what is to be done."""
+        if self._actions:
+            # They change the facts.
+            actions, self._actions = self._actions, []
+            return actions
+        # Times change with every byte; they are asked for where they matter.
+        timeless = replace(facts, now=0.0, last_activity=0.0)
+        if self._asked or timeless != self._known:
+            self._known = timeless
+            self._tell(facts, self._asked)
+            self._asked = None
+        return []
+
+    def deadline(self, facts: Facts) -> None:
+        """Return when to ask again: never, who decides will say so."""
+        del facts
+
+    def drain(self, now: float, reason: str, deadline_s: float | None = None) -> None:
+        """Nobody asks a lane alone to drain."""
+        raise NotImplementedError
+
+    def stop(self, reason: str) -> None:
+        """End now, without the serving process."""
+        self.state, self.reason = BufferState.INCOMPLETE, reason
+
+
+class Lane:
+    """Does what the serving process says; tells it what happens.
+
+    Args:
+        channel: to the serving process.
+        setup: how to work.
+    """
+
+    def __init__(self, channel: Channel, setup: Setup) -> None:
+        config = replace(setup.config, expect_producers=0, max_idle_s=0.0)
+        if setup.identity is not None:
+            context = Credentials.from_folder(setup.identity).server_context()
+            config = replace(config, tls=context, require_tls=setup.config.require_tls)
+        self._channel = channel
+        self._taken = dict.fromkeys(Side, 0)
+        self._ending = LaneEnding(self._tell)
+        self._engine = LinkedEngine(config, LaneDoor, self._link_ended)
+        self._engine.ending = cast("Ending", self._ending)
+        self._door = cast("LaneDoor", self._engine.door)
+        self._engine.watch(channel.sock, READ, self._on_channel)
+        self._watched = READ
+
+    def run(self) -> None:
+        """Serve until the whole buffer has ended."""
+        self._send(Ready())
+        self._engine.run()
+        self._channel.sock.settimeout(FAREWELL_TIMEOUT_S)
+        self._channel.send(Figures(statistics=self._engine.external_statistics(), token=None))
+        self._engine.close()
+
+    def _on_channel(self, events: int) -> None:
+        if events & WRITE:
+            self._flush()
+        try:
+            messages = self._channel.receive()
+        except EOFError:
+            # Nobody is left who could be told anything.
+            os._exit(EXIT_ORPHANED)
+        for message, socks in messages:
+            self._obey(message, socks)
+
+    def _obey(self, message: Any, socks: list[socket.socket]) -> None:
+        engine = self._engine
+        if isinstance(message, Connection):
+            self._taken[message.side] += 1
+            self._door.admit(message.side, socks[0], message.address)
+        elif isinstance(message, Link):
+            engine.link(message.side, socks[0], message.name)
+        elif isinstance(message, Unlink):
+            engine.unlink(message.name)
+        elif isinstance(message, Order):
+            self._ending.obey(message)
+            engine.look_again()
+        elif isinstance(message, Ask):
+            self._ending.answer(message.token)
+            engine.look_again()
+        elif isinstance(message, Count):
+            self._send(Figures(statistics=engine.external_statistics(), token=message.token))
+
+    def _tell(self, facts: Facts, token: int | None) -> None:
+        self._send(
+            Told(
+                facts=facts,
+                ready_consumers=self._engine.ready_consumers,
+                taken=dict(self._taken),
+                token=token,
+            )
+        )
+
+    def _link_ended(self, name: int) -> None:
+        self._send(LinkEnded(name))
+
+    def _send(self, message: object) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:
+            os._exit(EXIT_ORPHANED)
+        self._flush()
+
+    def _flush(self) -> None:
+        events = READ if self._channel.flush() else READ | WRITE
+        if events != self._watched:
+            self._engine.change(self._channel.sock, events)
+            self._watched = events
+
+
+class LaneNumber(logging.Filter):
+    """Says in each line of the log which lane wrote it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the number."""
+        record.lane = self._number
+        return True
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, and at once if it has."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(EXIT_ORPHANED)
+
+
+def receive_setup(channel: Channel) -> Setup:
+    """Wait for the first message."""
+    poll = select.poll()
+    poll.register(channel.sock, select.POLLIN)
+    while True:
+        poll.poll()
+        for message, _ in channel.receive():
+            if not isinstance(message, Setup):
+                raise TypeError(f"expected the setup first, got {message!r}")
+            return message
+
+
+def main() -> int:
+    """Run a lane as the whole process."""
+    # Who started us decides when we end; signals to a whole job mean it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        setup = receive_setup(channel)
+    except EOFError:
+        return EXIT_ORPHANED
+    die_with(setup.parent)
+    configure()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LaneNumber(setup.number))
+    try:
+        Lane(channel, setup).run()
+    except Exception:
+        logger.exception("lane_died")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

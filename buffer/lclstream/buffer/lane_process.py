@@ -1,0 +1,124 @@
+"""A lane as the serving process sees it: a child process and the channel to it."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lclstream.buffer.balance import Load
+from lclstream.buffer.channel import Channel
+from lclstream.buffer.peers import Side
+
+if TYPE_CHECKING:
+    from lclstream.buffer.orders import Told
+    from lclstream.buffer.statistics import Statistics
+
+logger = logging.getLogger(__name__)
+
+# After its last figures a lane has only to end.
+END_TIMEOUT_S = 2.0
+
+
+class LaneProcess:
+    """One lane; knows what it was given and what it has told.
+
+    Resource handling: owns the process and the channel; `close` ends both.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ready = False
+        self.told: Told | None = None
+        self.figures: Statistics | None = None
+        """The last that it told."""
+        self.finished = False
+        """Whether those are the final ones."""
+        self.passed = dict.fromkeys(Side, 0)
+        here, there = socket.socketpair()
+        self.channel = Channel(here)
+        with there, _signals_held_back():
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lclstream.buffer.lane", str(there.fileno())],
+                stdin=subprocess.DEVNULL,
+                # What it prints by mistake must not get among our reports.
+                stdout=sys.stderr.fileno() if _has_number(sys.stderr) else subprocess.DEVNULL,
+                pass_fds=[there.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def send(self, message: object, socks: Sequence[socket.socket] = ()) -> bool:
+        """Tell the lane something; return whether it has taken everything so far."""
+        self.channel.put(message, socks)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits; return whether the lane has taken everything."""
+        try:
+            return self.channel.flush()
+        except OSError:
+            # That it has gone is noticed where it is listened to.
+            return True
+
+    def on_its_way(self, side: Side) -> int:
+        """Return how many connections it was passed and has not seen yet."""
+        return self.passed[side] - (self.told.taken[side] if self.told else 0)
+
+    @property
+    def load(self) -> Load:
+        """What it has to do, as far as it is known."""
+        facts = self.told.facts if self.told else None
+        return Load(
+            number=self.number,
+            producers=(facts.producers if facts else 0) + self.on_its_way(Side.IN),
+            consumers=(facts.consumers if facts else 0) + self.on_its_way(Side.OUT),
+            ready_consumers=self.told.ready_consumers if self.told else 0,
+            is_empty=facts.is_empty if facts else True,
+        )
+
+    def close(self) -> int:
+        """Wait for the process if it has nothing more to do, else kill it; return its status."""
+        self.channel.close()
+        if self.finished:
+            try:
+                return self._process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                logger.exception("lane_does_not_end", extra={"lane": self.number})
+        elif (status := self._process.poll()) is not None:
+            return status
+        self.kill()
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+
+
+def _has_number(file: object) -> bool:
+    try:
+        file.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start a process that is not to die of signals before it can ignore them.
+
+    Who ends a job often signals every process in it, and the lanes are needed to drain.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
