@@ -12,9 +12,9 @@ from lclstream.buffer import tcp
 from lclstream.buffer.addresses import listen, listening_url
 from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.loop import READ, Loop
+from lclstream.buffer.opening import Opening, Terms
 from lclstream.buffer.peers import Newcomer, Side
-from lclstream.buffer.transport import PlainWire
-from lclstream.core.errors import DecodeError
+from lclstream.core.errors import LclstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,9 @@ class Door:
     ) -> None:
         self.urls: dict[Side, list[str]] = {Side.IN: [], Side.OUT: []}
         self._config = config
+        self._terms = Terms(
+            tls=config.tls, require_tls=config.require_tls, allowed_names=config.allowed_names
+        )
         self._loop = loop
         self._welcome = welcome
         self._refused = refused
@@ -137,13 +140,15 @@ class Door:
 
     def _begin(self, side: Side, sock: socket.socket, address: str) -> None:
         tcp.tune(sock, keep_unsent=side is Side.OUT, dead_after_s=self._config.dead_after_s)
+        opening = Opening(sock, side.protocol, self._terms)
         now = time.monotonic()
         newcomer = Newcomer(
-            wire=PlainWire(sock),
+            wire=opening.wire,
             address=address,
             since=now,
             side=side,
             deadline=now + HANDSHAKE_TIMEOUT_S,
+            opening=opening,
         )
         self._newcomers[newcomer] = None
         self._loop.watch(sock, READ, partial(self._on_newcomer, newcomer))
@@ -154,7 +159,7 @@ class Door:
             complete = newcomer.read()
         except BlockingIOError:
             return
-        except (OSError, DecodeError) as error:
+        except (OSError, LclstreamError) as error:
             self._refuse(newcomer, str(error))
             return
         if complete:

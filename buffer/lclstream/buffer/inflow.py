@@ -13,6 +13,7 @@ from lclstream.buffer.memory import Block
 from lclstream.buffer.peers import Newcomer, Producer, Side
 from lclstream.buffer.segments import Segment
 from lclstream.buffer.streams import Streams
+from lclstream.buffer.zmtp_intake import ZmtpIntake
 from lclstream.core.errors import DecodeError
 from lclstream.core.ledger import Tally
 
@@ -66,16 +67,22 @@ class Inflow:
             framing=newcomer.framing,
             identity=newcomer.identity,
             handshake_bytes=newcomer.handshake_bytes,
-            intake=Intake(
-                self._take,
-                commons.config.max_message_bytes,
-                commons.memory.zeros,
-                digests=commons.config.digests,
-                nonce=newcomer.nonce,
-            ),
+            intake=self._intake(newcomer),
         )
         self.producers.add(producer)
         self._resume(producer)
+
+    def _intake(self, newcomer: Newcomer) -> Intake | ZmtpIntake:
+        config = self._commons.config
+        if newcomer.framing == "zmtp":
+            return ZmtpIntake(self._take, config.max_message_bytes, digests=config.digests)
+        return Intake(
+            self._take,
+            config.max_message_bytes,
+            self._commons.memory.zeros,
+            digests=config.digests,
+            nonce=newcomer.nonce,
+        )
 
     def present(self) -> int:
         """Return how many producers are connected, or may come back to finish their stream."""
@@ -200,6 +207,10 @@ class Inflow:
                 if not self._heard(producer, kind, number):
                     return False
             intake.controls.clear()
+            if intake.answers:
+                producer.to_say += bytes(intake.answers)
+                intake.answers.clear()
+                self._say(producer)
             if segment is not None:
                 self._received(producer, segment)
             if producer.dead:

@@ -69,6 +69,8 @@ class Intake:
         self.fault: DecodeError | None = None
         """Why nothing that follows can be understood."""
         self.controls: list[tuple[Frame, int]] = []
+        self.answers = bytearray()
+        """What the framing itself has to say; SP has nothing."""
         self.has_more = False
         """Whether there is more in what was received already."""
         self._digests = digests

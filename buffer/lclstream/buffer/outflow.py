@@ -6,13 +6,15 @@ from functools import partial
 from lclstream.buffer import tcp
 from lclstream.buffer.commons import Commons
 from lclstream.buffer.config import Delivery
-from lclstream.buffer.control import Frame
+from lclstream.buffer.control import ControlReader, Frame
 from lclstream.buffer.crossing import Crossing, Source, choose
 from lclstream.buffer.loop import READ, WRITE
 from lclstream.buffer.peers import Consumer, Newcomer, Producer, Side
 from lclstream.buffer.retention import Keep, Retention
 from lclstream.buffer.segments import Outlet, Segment, SpOutlet, minus
 from lclstream.buffer.sp import HEADER_BYTES
+from lclstream.buffer.zmtp import CommandReader
+from lclstream.buffer.zmtp_outlet import ZmtpOutlet
 from lclstream.core.errors import DecodeError
 from lclstream.core.ledger import Tally
 
@@ -84,7 +86,8 @@ class Outflow:
     def welcome(self, newcomer: Newcomer, *, is_over: bool) -> None:
         """Take over a connection that has completed its handshake."""
         commons = self._commons
-        outlet = SpOutlet()
+        is_zmtp = newcomer.framing == "zmtp"
+        outlet: Outlet = ZmtpOutlet() if is_zmtp else SpOutlet()
         consumer = Consumer(
             wire=newcomer.wire,
             address=newcomer.address,
@@ -94,6 +97,7 @@ class Outflow:
             handshake_bytes=newcomer.handshake_bytes,
             sent_bytes=newcomer.handshake_bytes,
             outlet=outlet,
+            reader=CommandReader() if is_zmtp else ControlReader(),
             acknowledged_at=commons.now,
             retention=Retention(
                 Keep.TCP if self._is_safe else Keep.NOTHING,
@@ -229,6 +233,8 @@ class Outflow:
         if events & WRITE:
             if consumer.crossing is not None:
                 consumer.crossing.move()
+            elif consumer.half_closed and consumer.outlet.segment is None:
+                self._end(consumer)
             else:
                 self._write(consumer)
 
@@ -297,9 +303,11 @@ class Outflow:
 
     def _end(self, consumer: Consumer) -> None:
         try:
-            consumer.wire.end()
+            is_told = consumer.wire.end()
         except OSError as error:
             self.left(consumer, str(error))
+        else:
+            self.watch(consumer, READ if is_told else READ | WRITE)
 
     # Listening.
 
@@ -311,6 +319,8 @@ class Outflow:
             frames = consumer.reader.received(memoryview(data)[:count]) if count else []
             for kind, number in frames:
                 self._heard(consumer, kind, number)
+            if isinstance(consumer.reader, CommandReader):
+                self._answer(consumer, consumer.reader.answers)
         except BlockingIOError:
             return True
         except DecodeError as error:
@@ -326,6 +336,14 @@ class Outflow:
         if consumer.wire.pending():
             return self._listen(consumer)
         return True
+
+    def _answer(self, consumer: Consumer, answers: bytearray) -> None:
+        """Send what the framing asks for."""
+        outlet = consumer.outlet
+        if answers and isinstance(outlet, ZmtpOutlet) and not consumer.half_closed:
+            outlet.answer(bytes(answers))
+            self.watch(consumer, READ | WRITE)
+        answers.clear()
 
     def _heard(self, consumer: Consumer, kind: Frame, number: int) -> None:
         if kind is not Frame.ACK or consumer.framing != "sp":

@@ -1,20 +1,20 @@
 """The connections of a buffer: who they are, what they did, what they need to be served."""
 
-import secrets
 import socket
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from lclstream.buffer import tcp
-from lclstream.buffer.control import ControlReader, Frame, frame
+from lclstream.buffer.control import ControlReader
 from lclstream.buffer.intake import Intake
+from lclstream.buffer.opening import Opening
 from lclstream.buffer.retention import Departure, Keep, Retention
 from lclstream.buffer.segments import Outlet, Segment, SpOutlet
-from lclstream.buffer.sp import HANDSHAKE_BYTES, Handshake, Protocol, handshake
+from lclstream.buffer.sp import HANDSHAKE_BYTES, Protocol
 from lclstream.buffer.streams import Stream
 from lclstream.buffer.transport import Wire
-from lclstream.core.errors import DecodeError
+from lclstream.buffer.zmtp import CommandReader
+from lclstream.buffer.zmtp_intake import ZmtpIntake
 from lclstream.core.ledger import Tally
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # Ask for acknowledgements rarely: it is a system call.
 ENTRIES_BEFORE_ASKING = 64
-FIRST_BYTE_OF_SP = 0x00
-NONCE_BYTES = 8
 
 
 class Side(StrEnum):
@@ -67,15 +65,12 @@ class Peer:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Newcomer(Peer):
-    """A connection whose protocol is not settled.
-
-    The first byte tells the protocol. Only SP is known so far; another one would bring its own
-    handshake here, and its own intake or outlet after that.
-    """
+    """A connection whose protocol is not settled."""
 
     side: Side
     deadline: float
-    handshake: Handshake | None = None
+    opening: Opening | None = None
+    """None if it needs no handshake."""
     nonce: int | None = None
     """What a producer was greeted with."""
 
@@ -83,33 +78,24 @@ class Newcomer(Peer):
         """Go on with the handshake; return whether it is complete.
 
         Raises:
-            DecodeError: the peer speaks something else, or has closed.
+            LclstreamError: the peer speaks something else, has closed, or is not let in.
             OSError: the connection is broken, or (BlockingIOError) nothing has come.
         """
-        if self.handshake is None:
-            first = self.sock.recv(1, socket.MSG_PEEK)
-            if first and first[0] != FIRST_BYTE_OF_SP:
-                raise DecodeError(f"unknown protocol that begins with {first!r}")
-            self.handshake = Handshake(self.side.protocol.peer)
-            self.sock.send(handshake(self.side.protocol) + self._greeting())
-        data = self.sock.recv(self.handshake.missing_bytes)
-        if not data:
-            raise DecodeError("closed before the handshake")
-        return self.handshake.received(data)
-
-    def _greeting(self) -> bytes:
-        """Return what follows our handshake; an NNG producer discards it."""
-        if self.side is Side.OUT:
-            return b""
-        self.nonce = int.from_bytes(secrets.token_bytes(NONCE_BYTES))
-        return frame(Frame.HELLO, self.nonce)
+        opening = self.opening
+        if opening is None:
+            return True
+        is_complete = opening.read()
+        self.wire, self.framing = opening.wire, opening.framing
+        self.identity, self.nonce = opening.identity, opening.nonce
+        self.handshake_bytes = opening.handshake_bytes
+        return is_complete
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Producer(Peer):
     """A connection that messages come from."""
 
-    intake: Intake
+    intake: Intake | ZmtpIntake
     last: Segment | None = None
     """What came in last."""
     moved_at: float = 0.0
@@ -128,7 +114,7 @@ class Consumer(Peer):
 
     retention: Retention
     outlet: Outlet = field(default_factory=SpOutlet)
-    reader: ControlReader = field(default_factory=ControlReader)
+    reader: ControlReader | CommandReader = field(default_factory=ControlReader)
     sent_bytes: int = 0
     """All bytes written to the connection, the handshake too."""
     half_closed: bool = False
@@ -174,7 +160,7 @@ class Consumer(Peer):
         return self.retention.messages
 
     def _acknowledged_bytes(self) -> int:
-        return tcp.acknowledged_bytes(self.sock, self.sent_bytes, dialled=False)
+        return self.wire.acknowledged_bytes(self.sent_bytes)
 
 
 def keep_of(framing: str, *, is_safe: bool) -> tuple[Keep, bool]:

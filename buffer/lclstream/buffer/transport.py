@@ -41,11 +41,14 @@ class Wire(Protocol):
     """For epoll and what the kernel knows; not for data."""
     can_splice: bool
     """Whether the kernel may move bytes by itself."""
-    recv_into: Callable[[memoryview], int]
-    """Read into memory; 0 is the end of the stream."""
-    send: Callable[[memoryview], int]
-    """Write; what was not written must come first the next time, unchanged."""
-    sendmsg: Callable[[Sequence[memoryview]], int]
+    def recv_into(self, view: memoryview, /) -> int:
+        """Read into memory; 0 is the end of the stream."""
+
+    def send(self, view: memoryview, /) -> int:
+        """Write; what was not written must come first the next time, unchanged."""
+
+    def sendmsg(self, views: Sequence[memoryview], /) -> int:
+        """Write several pieces as if they were one; as `send`."""
 
     def pending(self) -> bool:
         """Return whether something can be read of which epoll does not tell."""

@@ -15,6 +15,7 @@ would not be what was sent.
 import struct
 from enum import IntFlag
 
+from lclstream.buffer.control import Frame
 from lclstream.buffer.sp import HEADER, Protocol
 from lclstream.core.errors import DecodeError
 
@@ -207,8 +208,8 @@ class CommandReader:
         self.answers = bytearray()
         self._seen = b""
 
-    def received(self, data: bytes | memoryview) -> None:
-        """Take bytes in.
+    def received(self, data: bytes | memoryview) -> list[tuple[Frame, int]]:
+        """Take bytes in; return none of our control frames: there are none in ZMTP.
 
         Raises:
             DecodeError: something else came.
@@ -223,6 +224,7 @@ class CommandReader:
             answer(self.answers, seen[body:end])
             seen = seen[end:]
         self._seen = seen
+        return []
 
 
 def command_span(memory: bytes | memoryview, start: int, end: int) -> tuple[int, int]:
