@@ -1,10 +1,10 @@
-"""The buffer as a process: signals, ready file, reports to the transfer, exit code."""
+"""The buffer as a process: lanes, signals, control, ready file, reports to the transfer."""
 
+import asyncio
 import json
 import logging
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,66 +12,86 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lclstream.buffer.config import BufferConfig
-from lclstream.buffer.relay import Buffer
+from lclstream.buffer.control_address import ControlAddress
+from lclstream.buffer.control_plane import ControlPlane
+from lclstream.buffer.ending import Action
+from lclstream.buffer.lanes import Lanes
+from lclstream.buffer.metrics import Rates
+from lclstream.buffer.peers import Side
+from lclstream.buffer.reception import Reception
 from lclstream.buffer.statistics import Statistics
-from lclstream.core.errors import LclstreamError
+from lclstream.core.errors import InvalidConfigError, LclstreamError
 from lclstream.core.files import announce
-from lclstream.core.ledger import Addresses, Reply, Report, Reporter, TallyModel, peer_name
+from lclstream.core.ledger import Addresses, Reply, Report, Reporter, peer_name
+from lclstream.core.tls import Credentials
 
 logger = logging.getLogger(__name__)
 
 COMPLETE = 0
 INCOMPLETE = 1
-# A rate over less than this says nothing.
-RATE_INTERVAL_S = 0.2
+# The reporter's thread asks for figures; a lane answers within a millisecond.
+SNAPSHOT_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
-    """What the process does beside buffering."""
+    """What the process does beside buffering.
+
+    Raises:
+        InvalidConfigError: it cannot be done.
+    """
 
     ready_file: Path | None = None
     """Gets one JSON object with the addresses when the buffer listens."""
     term_timeout_s: float = 25.0
     """How long SIGTERM lets it drain; SLURM kills 30 s after that signal."""
+    lanes: int = 1
+    """Processes that messages go through."""
+    identity: Path | None = None
+    """Folder with the certificate that peers and watchers are shown."""
+    control: tuple[ControlAddress, ...] = ()
+    """Where to be watched and told what to do."""
 
-
-class Rates:
-    """Bytes and messages per second between two looks."""
-
-    def __init__(self) -> None:
-        self._at = time.monotonic()
-        self._received = self._sent = TallyModel()
-        self._last: dict[str, float] = {}
-
-    def update(self, now: Statistics) -> dict[str, float]:
-        """Return the rates since the look before."""
-        moment = time.monotonic()
-        seconds = moment - self._at
-        if seconds < RATE_INTERVAL_S:
-            return self._last
-        self._last = {
-            "in_bytes_per_s": (now.received.bytes - self._received.bytes) / seconds,
-            "out_bytes_per_s": (now.sent.bytes - self._sent.bytes) / seconds,
-            "in_messages_per_s": (now.received.messages - self._received.messages) / seconds,
-            "out_messages_per_s": (now.sent.messages - self._sent.messages) / seconds,
-        }
-        self._at, self._received, self._sent = moment, now.received, now.sent
-        return self._last
+    def __post_init__(self) -> None:
+        if self.lanes < 1:
+            raise InvalidConfigError(f"lanes must be >= 1, got {self.lanes}")
 
 
 class BufferService:
-    """Runs one buffer to its end, as a job of a transfer or alone."""
+    """Runs one buffer to its end, as a job of a transfer or alone.
+
+    Raises:
+        InvalidConfigError: an address cannot be bound.
+    """
 
     def __init__(self, config: BufferConfig, service: ServiceConfig) -> None:
-        self._buffer = Buffer(config)
+        if config.durable is not None and service.lanes > 1:
+            raise InvalidConfigError(
+                "durable needs one lane: leave --lanes out, or run several buffers"
+            )
+        credentials = None
+        if service.identity is not None:
+            credentials = Credentials.from_folder(service.identity)
+            # Better now than in the lanes.
+            credentials.server_context()
+        self._config = config
         self._service = service
         self._rates = Rates()
         self._peer = peer_name("buffer")
         self._terminations = 0
+        self._ended = False
+        self._loop: asyncio.AbstractEventLoop
+        self._lanes: Lanes
+        self._reception = Reception(config)
+        self._control = ControlPlane(self, credentials, config.allowed_names)
+        try:
+            self._control.bind(service.control)
+        except BaseException:
+            self._reception.abandon()
+            raise
 
     def run(self, output: TextIO = sys.stdout) -> int:
-        """Serve until the end and print the final report.
+        """Serve until the end; print the addresses first and the final report last.
 
         Returns:
             0 if everything received was delivered, else 1.
@@ -79,91 +99,141 @@ class BufferService:
         Raises:
             LclstreamError: the transfer does not take the final report.
         """
-        with self._buffer, self._signals():
-            self._announce()
-            reporter = Reporter.from_environment(self.report, self.obey)
-            if reporter is None:
-                self._buffer.wait()
-            else:
-                with reporter:
-                    self._buffer.wait()
-                    self._print(output)
-                    reporter.finish(self.report())
-                return self._code()
-        self._print(output)
-        return self._code()
+        return asyncio.run(self._run(output))
 
-    def report(self) -> Report:
-        """Return the buffer's part of the ledger as it is now."""
-        ended = self._buffer.has_ended
-        now = self._buffer.statistics()
-        ok = self._buffer.is_complete or not ended
+    async def summary(self) -> dict[str, Any]:
+        """Return all figures, ready for JSON."""
+        return self._summary(await self._lanes.statistics())
+
+    def drain(self, reason: str, deadline_s: float | None = None) -> None:
+        """Refuse new producers, deliver everything, end."""
+        self._lanes.drain(reason, deadline_s)
+
+    def stop(self, reason: str) -> None:
+        """End now."""
+        self._lanes.stop(reason)
+
+    async def _run(self, output: TextIO) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._lanes = Lanes(
+            self._config, self._service.lanes, self._service.identity, self._on_action
+        )
+        reporter = Reporter.from_environment(self._report_from_thread, self._obey_from_thread)
+        with self._signals():
+            try:
+                self._reception.open(self._lanes.take, lambda: self._lanes.is_pressed)
+                await self._control.start()
+                self._announce(output)
+                if reporter is not None:
+                    reporter.__enter__()
+                await self._lanes.run()
+                self._ended = True
+                self._print(output)
+                if reporter is not None:
+                    await asyncio.to_thread(reporter.finish, self._report(self._final()))
+            finally:
+                self._reception.abandon()
+                await self._control.close()
+                if reporter is not None:
+                    # Its thread may be waiting for figures from this one.
+                    await asyncio.to_thread(reporter.__exit__, None, None, None)
+        return COMPLETE if self._lanes.is_complete else INCOMPLETE
+
+    def _on_action(self, action: Action) -> None:
+        if action is Action.CLOSE_INPUT:
+            self._reception.close(Side.IN)
+        elif action is Action.SAY_FAREWELL:
+            self._reception.close(Side.OUT)
+
+    # The transfer.
+
+    def _report_from_thread(self) -> Report:
+        asked = asyncio.run_coroutine_threadsafe(self._lanes.statistics(), self._loop)
+        return self._report(asked.result(SNAPSHOT_TIMEOUT_S))
+
+    def _obey_from_thread(self, reply: Reply) -> None:
+        """Do what the transfer wants; it says so again and again."""
+        if reply.command == "drain":
+            reason = reply.reason or "the transfer has no more producers"
+            self._loop.call_soon_threadsafe(self._lanes.drain, reason)
+        elif reply.command == "stop":
+            reason = reply.reason or "the transfer has ended"
+            self._loop.call_soon_threadsafe(self._lanes.stop, reason)
+
+    def _report(self, now: Statistics) -> Report:
+        """Return the buffer's part of the ledger."""
+        ok = self._lanes.is_complete or not self._ended
         return Report(
             hop="buffer",
             peer=self._peer,
-            final=ended,
+            final=self._ended,
             ok=ok,
             error="" if ok else self._fault(now),
             received=now.received,
             sent=now.sent,
-            addresses=Addresses.model_validate(self._addresses()),
+            addresses=Addresses.model_validate(self._data_addresses()),
             stats={**now.flat(), **self._rates.update(now)},
         )
 
-    def obey(self, reply: Reply) -> None:
-        """Do what the transfer wants; it says so again and again."""
-        if reply.command == "drain":
-            self._buffer.drain(reply.reason or "the transfer has no more producers")
-        elif reply.command == "stop":
-            self._buffer.stop(reply.reason or "the transfer has ended")
+    # Addresses and reports.
+
+    def _data_addresses(self) -> dict[str, list[str]]:
+        return {side.value: self._reception.urls[side] for side in Side}
 
     def _addresses(self) -> dict[str, list[str]]:
-        return {"in": list(self._buffer.push_urls), "out": list(self._buffer.pull_urls)}
+        return {**self._data_addresses(), "control": self._control.urls}
 
-    def _announce(self) -> None:
+    def _announce(self, output: TextIO) -> None:
+        json.dump(self._addresses(), output)
+        output.write("\n")
+        output.flush()
         announce(self._service.ready_file, self._addresses())
         logger.info("buffer_listening", extra=self._addresses())
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, self._on_signal) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        """Record and wake, nothing else: the interrupted code may hold any lock."""
-        del frame
-        self._terminations += 1
-        name = signal.Signals(number).name
-        if self._terminations == 1:
-            self._buffer.drain(name, self._service.term_timeout_s)
-        else:
-            self._buffer.stop(f"{name} again")
+    def _final(self) -> Statistics:
+        return self._lanes.last_statistics()
 
     def _print(self, output: TextIO) -> None:
-        json.dump(self._summary(), output)
+        now = self._final()
+        json.dump(self._summary(now), output)
         output.write("\n")
         output.flush()
 
-    def _summary(self) -> dict[str, Any]:
-        now = self._buffer.statistics()
-        complete = self._buffer.is_complete
+    def _summary(self, now: Statistics) -> dict[str, Any]:
+        complete = self._lanes.is_complete
         return {
             "complete": complete,
-            "error": "" if complete else self._fault(now),
+            "error": "" if complete or not self._ended else self._fault(now),
             "addresses": self._addresses(),
+            "lanes": self._service.lanes,
+            "lane_pids": self._lanes.pids,
+            **self._rates.update(now),
             **now.whole(),
         }
 
     def _fault(self, now: Statistics) -> str:
         return "; ".join([*now.counters.faults(), f"ended because: {now.reason}"])
 
-    def _code(self) -> int:
-        return COMPLETE if self._buffer.is_complete else INCOMPLETE
+    # Signals.
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            self._loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                self._loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self._terminations += 1
+        name = number.name
+        if self._terminations == 1:
+            self._lanes.drain(name, self._service.term_timeout_s)
+        else:
+            self._lanes.stop(f"{name} again")
 
 
 def serve(config: BufferConfig, service: ServiceConfig) -> int:
