@@ -1,0 +1,90 @@
+"""The accounts of a journal: what was accepted, what was consumed, how far each stream is.
+
+No input or output: `restore` takes what the ledger says, `state` is what it is told.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lclstream.buffer.ranges import Ranges
+from lclstream.buffer.store import StreamState
+from lclstream.core.ledger import Tally
+
+
+class Book:
+    """What is known of all messages that a journal ever held."""
+
+    def __init__(self) -> None:
+        self.key = 0
+        """Seed of the checksums of the records."""
+        self.received = Tally()
+        self.consumed = Ranges()
+        """By position; what is lost as well."""
+        self.streams: dict[int, StreamState] = {}
+        self.lost = 0
+        """Messages that cannot be read any more (at least)."""
+        self.checkpoint = 0
+        """Everything below this position was counted already."""
+
+    def accept(self, stream: int, sequence: int, tally: Tally) -> None:
+        """Count messages that are in custody."""
+        self.received.merge(tally)
+        if stream:
+            state = self.streams.setdefault(stream, StreamState())
+            state.accepted = max(state.accepted, sequence + tally.messages)
+
+    def consume(
+        self, ranges: Iterable[tuple[int, int]], finished: Iterable[tuple[int, bool]]
+    ) -> dict[str, Any]:
+        """Count messages as consumed and streams as ended, or not; return it for the ledger."""
+        change: dict[str, Any] = {"consumed": list(ranges)}
+        ended = list(finished)
+        if ended:
+            change["finished"] = ended
+        self._change(change)
+        return change
+
+    def lose(self, start: int, end: int, messages: int) -> int:
+        """Count what cannot be read as lost, unless it was consumed; return how many bytes."""
+        lost = sum(stop - begin for begin, stop in self.consumed.missing(start, end))
+        if lost:
+            self.lost += messages
+            self.consumed.add(start, end)
+        return lost
+
+    def state(self, position: int) -> dict[str, Any]:
+        """Return everything, for the ledger.
+
+        Args:
+            position: up to which `received` has counted.
+        """
+        received = self.received
+        return {
+            "key": self.key,
+            "position": position,
+            "received": [received.messages, received.bytes, received.digest],
+            "lost": self.lost,
+            "floor": self.consumed.floor,
+            "consumed": list(self.consumed),
+            "streams": [(name, s.accepted, s.finished) for name, s in self.streams.items()],
+        }
+
+    def restore(self, entries: list[dict[str, Any]]) -> None:
+        """Take over a state and the changes after it."""
+        state = entries[0]
+        messages, size, digest = state["received"]
+        self.key = state["key"]
+        self.checkpoint = state["position"]
+        self.received = Tally(messages, size, 0, digest)
+        self.lost = state["lost"]
+        self.consumed = Ranges(state["floor"], state["consumed"])
+        for name, accepted, finished in state["streams"]:
+            self.streams[name] = StreamState(accepted, finished)
+        for change in entries[1:]:
+            self._change(change)
+
+    def _change(self, change: dict[str, Any]) -> None:
+        for start, end in change["consumed"]:
+            self.consumed.add(start, end)
+        for name, is_finished in change.get("finished", ()):
+            self.streams.setdefault(name, StreamState()).finished = is_finished
