@@ -217,6 +217,7 @@ class Intake:
                 return False
             if view[self._start : self._start + FRAME_BYTES] == self._greeting:
                 self._is_ours = True
+                self._start += FRAME_BYTES
         self._greeting = None
         return True
 
