@@ -25,7 +25,9 @@ from tests.buffer.peers import (
 )
 
 from lclstream.buffer import Buffer, BufferConfig, BufferState, Pull, Push
+from lclstream.buffer.control import FRAME_BYTES, looks_like_control
 from lclstream.buffer.memory import CHUNK_BYTES
+from lclstream.buffer.sp import HANDSHAKE_BYTES, HEADER_BYTES
 from lclstream.core.errors import BufferClosedError, EndOfStream, InvalidConfigError
 from lclstream.core.ledger import Tally
 
@@ -41,6 +43,9 @@ def connect(url: str, greeting: bytes) -> socket.socket:
     sock.sendall(greeting)
     answer = PULL_HANDSHAKE if greeting == PUSH_HANDSHAKE else PUSH_HANDSHAKE
     assert sock.recv(8, socket.MSG_WAITALL) == answer
+    if greeting == PUSH_HANDSHAKE:
+        # To close with something unread would be a reset.
+        assert looks_like_control(sock.recv(FRAME_BYTES, socket.MSG_WAITALL)[HEADER_BYTES:])
     return sock
 
 
@@ -135,7 +140,7 @@ def test_every_message_reaches_exactly_one_consumer(memory_bytes: int) -> None:
                 return
 
     total = sum(map(len, streams.values()))
-    with Buffer(replace(QUICK, memory_bytes=memory_bytes)) as buffer:
+    with Buffer(replace(QUICK, memory_bytes=memory_bytes, digest=True)) as buffer:
         with ExitStack() as stack:
             plain = [stack.enter_context(PynngConsumer(buffer.pull_urls[0])) for _ in range(3)]
             for _ in range(3):
@@ -216,7 +221,7 @@ def test_tiny_messages_cost_no_more_than_their_bytes() -> None:
             sent += 1
             # Each comes in alone.
             until(partial(has_received, buffer, sent))
-        assert len(buffer._engine._queue._segments) == 1
+        assert len(buffer._engine._commons.queue._segments) == 1
         assert buffer.statistics().held_bytes == CHUNK_BYTES
 
 
@@ -393,7 +398,8 @@ def test_producer_in_the_backlog_is_served_although_draining_has_begun() -> None
             with waiting:
                 waiting.sendall(PUSH_HANDSHAKE + b"\0\0\0\0\0\0\0\x04late")
                 # To close with something unread would be a reset.
-                assert waiting.recv(8) == PULL_HANDSHAKE
+                greeted = waiting.recv(HANDSHAKE_BYTES + FRAME_BYTES, socket.MSG_WAITALL)
+                assert greeted.startswith(PULL_HANDSHAKE)
             assert buffer.wait(END_S)
     assert received == [b"late"]
     assert buffer.is_complete
