@@ -332,8 +332,7 @@ def test_pull_without_reconnect_names_the_loss() -> None:
         assert pull.partial == 1
 
 
-def test_pull_gives_up_a_broken_stream_when_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lclstream.buffer.pull.RECONNECT_TIMEOUT_S", 0.2)
+def test_pull_gives_up_a_broken_stream_when_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -341,7 +340,11 @@ def test_pull_gives_up_a_broken_stream_when_refused(monkeypatch: pytest.MonkeyPa
             serve_once(listener, ONE_MESSAGE[:-1], broken=False)
             listener.close()
 
-        with in_thread(serve), Pull(url) as pull, pytest.raises(BufferClosedError, match="lost"):
+        with (
+            in_thread(serve),
+            Pull(url, reconnect_timeout_s=0.2) as pull,
+            pytest.raises(BufferClosedError, match="lost"),
+        ):
             pull.recv(10.0)
 
 
@@ -351,9 +354,9 @@ def test_broken_connection_without_loss_is_made_again() -> None:
         with accept_pull(listener) as peer:
             push.send(b"q")
             assert peer.recv(9) == b"\0\0\0\0\0\0\0\x01q"
-            (link,) = push._links.ready
+            (channel,) = push._sender._channels
             # The peer's kernel may take 40 ms to acknowledge.
-            until(lambda: link.acknowledged() == link.sent_bytes)
+            until(lambda: channel.acknowledged() == channel.sent_bytes)
             reset(peer)
         with accept_in_background(listener) as received:
             push.send(b"r" * 100_000)

@@ -1,31 +1,22 @@
 """A consumer's end of a stream: pulls whole messages from buffers or producers."""
 
-import logging
-import select
-import time
-from collections import deque
-from collections.abc import Sequence
+import ssl
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from lclstream.buffer import tcp
-from lclstream.buffer.links import FIRST_CONNECT_S, Link, Links, Target
+from lclstream.buffer.links import FIRST_CONNECT_S, Links, SocketOptions
+from lclstream.buffer.receiving import LinkCount, Receiver, ReceiveTimeoutError, Steps
 from lclstream.buffer.sp import Protocol
-from lclstream.buffer.views import Memories, MessageReader
-from lclstream.core.errors import BufferClosedError, EndOfStream, StreamError
+from lclstream.core.errors import EndOfStream
+from lclstream.core.tls import Credentials
 
-logger = logging.getLogger(__name__)
+__all__ = ["LinkCount", "Pull", "ReceiveTimeoutError"]
 
 MAX_MESSAGE_BYTES = 1 << 30
 # A dead buffer is restarted at the same address within this time, or not at all.
 RECONNECT_TIMEOUT_S = 5.0
-LONGEST_WAIT_S = 3600.0
-
-
-class ReceiveTimeoutError(StreamError, TimeoutError):
-    """No message came in time; more may come."""
-
-    transient = True
 
 
 class Pull:
@@ -33,20 +24,38 @@ class Pull:
 
     A peer that half-closes or closes its connection between two messages has ended its stream.
     When all have, `recv` raises EndOfStream. A connection that breaks in any other way (reset,
-    or closed inside a message) is dialled again; if then nobody listens for 5 s the stream is
-    broken and `recv` raises BufferClosedError. Before its first connection a URL is dialled for
-    as long as it takes.
+    or closed inside a message) is dialled again; if then nobody listens for a while the stream
+    is broken and `recv` raises BufferClosedError. Before its first connection a URL is dialled
+    for as long as it takes.
+
+    With `acknowledge` a buffer keeps each message until it hears that this program has finished
+    it, and gives it to another consumer if the connection ends before. A message is finished
+    when the next one is asked for, or when `done` is called. Leaving the context without an
+    exception finishes what was handed out; leaving it with one does not, and neither does
+    `close`. What was received and not handed out is never acknowledged.
 
     Resource handling: a context manager without threads; owns its sockets. Not for use by
     several threads at once.
 
     Args:
-        urls: one address or several, `tcp://HOST:PORT`.
+        urls: one address or several, `tcp://HOST:PORT`, or `tls+tcp://HOST:PORT`.
         listen: wait for peers at the addresses instead of dialling them.
+        acknowledge: tell the peers what is finished; for buffers of ours. Others take no notice.
+        auto: with `acknowledge`: whether asking for a message finishes the one before. False
+            leaves that to `done`, for programs that work on several at once.
         reconnect: False ends with BufferClosedError as soon as a connection breaks.
+        reconnect_timeout_s: how long a broken connection is made again where nobody listens.
         peers: when listening, how many peers must have come before the end of all that came
             is the end of the stream.
         max_message_bytes: a peer that announces more is cut off.
+        tls: for `tls+tcp`: a context, of a server to listen or of a client to dial, or our
+            credentials. A dialled server must prove that it has the name in the address.
+        rcvbuf_bytes: size of the kernel's receive buffers; None lets the kernel choose.
+        congestion: the congestion control of the connections, as `bbr`; None: the system's.
+        dead_after_s: after how long a host that answers nothing counts as gone.
+
+    Raises:
+        InvalidConfigError: an address or option cannot be used.
     """
 
     def __init__(
@@ -54,25 +63,40 @@ class Pull:
         urls: str | Sequence[str],
         *,
         listen: bool = False,
+        acknowledge: bool = False,
+        auto: bool = True,
         reconnect: bool = True,
+        reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
         peers: int = 1,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        tls: ssl.SSLContext | Credentials | None = None,
+        rcvbuf_bytes: int | None = None,
+        congestion: str | None = None,
+        dead_after_s: float = tcp.DEAD_AFTER_S,
     ) -> None:
-        self._reconnect = reconnect
-        self._peers = peers
-        self._max_message_bytes = max_message_bytes
-        self._memories = Memories()
-        self._readers: dict[Link, MessageReader] = {}
-        self._messages: deque[memoryview] = deque()
-        self._broken: str | None = None
-        self._closed = False
-        self.partial = 0
-        """Messages that began and never became whole because their connection broke."""
-        self._links = Links(urls, listening=listen, protocol=Protocol.PULL)
+        self._acknowledge = acknowledge
+        self._auto = auto
+        self._receiver = make_receiver(
+            urls,
+            listen=listen,
+            acknowledge=acknowledge,
+            reconnect=reconnect,
+            reconnect_timeout_s=reconnect_timeout_s,
+            peers=peers,
+            max_message_bytes=max_message_bytes,
+            options=SocketOptions(
+                tls=tls,
+                rcvbuf_bytes=rcvbuf_bytes,
+                congestion=congestion,
+                dead_after_s=dead_after_s,
+            ),
+        )
+        self._messages = self._receiver.messages
+        self._links = self._receiver.links
         try:
             self._links.attempt(FIRST_CONNECT_S)
         except BaseException:
-            self._links.close()
+            self._receiver.close()
             raise
 
     @property
@@ -84,6 +108,26 @@ class Pull:
     def connections(self) -> int:
         """How many connections stand now."""
         return len(self._links.ready)
+
+    @property
+    def partial(self) -> int:
+        """Messages that began and never became whole because their connection broke."""
+        return self._receiver.partial
+
+    @property
+    def returned(self) -> int:
+        """Messages that were received and, unread, left to a buffer to send again."""
+        return self._receiver.returned
+
+    @property
+    def in_hand(self) -> int:
+        """Messages that were handed out and are not finished; 0 without `acknowledge`."""
+        return self._receiver.in_hand
+
+    @property
+    def counts(self) -> Sequence[LinkCount]:
+        """Figures of each connection that stands, and by peer of all that have ended."""
+        return self._receiver.counts()
 
     def recv(self, timeout_s: float | None = None) -> memoryview:
         """Return the next message.
@@ -99,33 +143,43 @@ class Pull:
             ReceiveTimeoutError: (a TimeoutError) no message in time.
             BufferClosedError: a connection broke and does not come back, or `close` was called.
         """
-        deadline = time.monotonic() + (LONGEST_WAIT_S if timeout_s is None else timeout_s)
-        while not self._messages:
-            if self._closed:
-                raise BufferClosedError("receive after close")
-            if self._read_all():
-                continue
-            self._raise_if_over()
-            remaining_s = deadline - time.monotonic()
-            if remaining_s <= 0 and timeout_s is not None:
-                raise ReceiveTimeoutError(f"no message within {timeout_s} s")
-            self._links.wait(
-                min(max(remaining_s, 0.0), self._patience_s()),
-                [(link, select.POLLIN) for link in self._links.ready],
-            )
+        if self._acknowledge:
+            if self._auto:
+                self._receiver.done(1)
+            if not self._messages:
+                self._drive(self._receiver.more(timeout_s))
+            return self._receiver.take()
+        if not self._messages:
+            self._drive(self._receiver.more(timeout_s))
         return self._messages.popleft()
 
+    def done(self, count: int = 1) -> None:
+        """Tell that the program has finished messages, the oldest that it was handed first.
+
+        Args:
+            count: how many; more than there are means all.
+        """
+        self._receiver.done(count)
+
     def close(self) -> None:
-        """Close all connections; a peer learns when messages were left unread."""
-        if self._closed:
+        """Close all connections; a peer learns when messages were left unread.
+
+        With `acknowledge` what is finished is acknowledged first.
+        """
+        if self._receiver.closed:
             return
-        self._closed = True
-        if self._messages:
-            for link in self._links.ready:
-                tcp.reset_on_close(link.sock)
-        self._links.close()
-        self._readers.clear()
-        self._messages.clear()
+        try:
+            self._drive(self._receiver.leave())
+        finally:
+            self._receiver.close()
+
+    def __iter__(self) -> Iterator[memoryview]:
+        while True:
+            try:
+                message = self.recv()
+            except EndOfStream:
+                return
+            yield message
 
     def __enter__(self) -> Self:
         return self
@@ -136,72 +190,38 @@ class Pull:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None and self._auto:
+            self._receiver.done(self._receiver.in_hand)
         self.close()
 
-    def _read_all(self) -> bool:
-        """Read from every connection that has something; return whether one had."""
-        # A copy: a connection may end while it is read.
-        return any([self._read(link) for link in list(self._links.ready)])  # noqa: C419
+    def _drive(self, steps: Steps) -> None:
+        step = self._receiver.step
+        for patience_s in steps:
+            step(patience_s)
 
-    def _read(self, link: Link) -> bool:
-        reader = self._readers.get(link)
-        if reader is None:
-            reader = self._readers[link] = MessageReader(self._memories, self._max_message_bytes)
-        try:
-            count = link.sock.recv_into(reader.space())
-            if count:
-                self._messages.extend(reader.filled(count))
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self._lost(link, str(error))
-        else:
-            if reader.fault is not None:
-                self._lost(link, str(reader.fault))
-            elif count:
-                pass
-            elif reader.partial:
-                self._lost(link, "closed inside a message")
-            else:
-                self._ended(link)
-        return True
 
-    def _ended(self, link: Link) -> None:
-        logger.info("stream_ended", extra={"peer": link.peer})
-        self._readers.pop(link)
-        self._links.drop(link, redial=False)
+def make_receiver(
+    urls: str | Sequence[str],
+    *,
+    listen: bool,
+    acknowledge: bool,
+    reconnect: bool,
+    reconnect_timeout_s: float,
+    peers: int,
+    max_message_bytes: int,
+    options: SocketOptions,
+) -> Receiver:
+    """Return what receives, for the arguments of `Pull`.
 
-    def _lost(self, link: Link, problem: str) -> None:
-        logger.warning("connection_lost", extra={"peer": link.peer, "reason": problem})
-        self.partial += self._readers.pop(link).partial
-        self._links.drop(link, redial=self._reconnect, problem=problem)
-        if not self._reconnect:
-            self._broken = f"connection to {link.peer} lost: {problem}"
-
-    def _raise_if_over(self) -> None:
-        if self._broken:
-            raise BufferClosedError(self._broken)
-        for target in self._links.targets:
-            if self._is_gone(target):
-                raise BufferClosedError(
-                    f"connection to {target.address} lost and not taken up again: {target.problem}"
-                )
-        if self._links.targets:
-            over = all(target.ended for target in self._links.targets)
-        else:
-            over = self._links.ever >= self._peers and not self._links.ready
-        if over:
-            raise EndOfStream("every peer has ended its stream")
-
-    def _is_gone(self, target: Target) -> bool:
-        return (
-            target.lost_at is not None
-            and not target.ended
-            and target.refused
-            and time.monotonic() - target.lost_at >= RECONNECT_TIMEOUT_S
-        )
-
-    def _patience_s(self) -> float:
-        """Return how long nothing needs to be decided."""
-        lost = any(target.lost_at and not target.ended for target in self._links.targets)
-        return RECONNECT_TIMEOUT_S / 10 if lost else LONGEST_WAIT_S
+    Raises:
+        InvalidConfigError: names the argument.
+    """
+    return Receiver(
+        Links(urls, listening=listen, protocol=Protocol.PULL, options=options),
+        acknowledge=acknowledge,
+        reconnect=reconnect,
+        reconnect_timeout_s=reconnect_timeout_s,
+        peers=peers,
+        max_message_bytes=max_message_bytes,
+        dead_after_s=options.dead_after_s,
+    )

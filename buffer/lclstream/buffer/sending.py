@@ -1,0 +1,755 @@
+"""How a producer sends: which connection gets the next messages, and what becomes of them.
+
+Whatever has to wait is a generator that yields for how long at most; who drives it lets that
+time pass, or less if something happens, and calls `Sender.step` before it goes on. So the
+blocking and the asynchronous end are the same but for how they wait.
+"""
+
+import logging
+import math
+import select
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lclstream.buffer import tcp
+from lclstream.buffer.config import Delivery
+from lclstream.buffer.control import CONTROL_BYTES, ControlReader, Frame, frame, looks_like_control
+from lclstream.buffer.links import WRITE, Link, Links
+from lclstream.buffer.outgoing import LITERAL, Stream, StreamNumbers, ends_of, kept, skip
+from lclstream.buffer.sp import HANDSHAKE_BYTES, HEADER_BYTES, header
+from lclstream.core.errors import (
+    DecodeError,
+    DeliveryError,
+    InvalidConfigError,
+    LclstreamError,
+    TooLargeError,
+    UnavailableError,
+)
+
+logger = logging.getLogger(__name__)
+
+# Smaller messages that follow each other closely are copied together and sent as one run.
+SMALL_BYTES = 32 * 1024
+RUN_BYTES = 256 * 1024
+# A message that comes later than this after the one before is sent at once.
+LONE_AFTER_S = 0.0001
+# The kernel takes at most 1024 pieces in one call.
+PIECES_PER_CALL = 512
+# Ask for acknowledgements rarely: it is a system call.
+ENDS_BEFORE_ASKING = 1024
+# How often to look whether a peer that takes nothing is still there.
+CHECK_INTERVAL_S = 5.0
+# A buffer greets with its handshake, and answers at once where a stream is to go on.
+HELLO_TIMEOUT_S = 5.0
+FIRST_LOOK_S = 0.0005
+LAST_LOOK_S = 0.02
+READ_BYTES = 64 * 1024
+HOST_SILENT = "peer's host does not answer"
+
+Steps = Generator[float, None, None]
+
+
+class ChannelState(StrEnum):
+    """What is known of the peer of a connection."""
+
+    UNDECIDED = "undecided"
+    """It may still greet; when messages are sent before, it is a plain peer."""
+    WAITING = "waiting"
+    """It has to greet before anything is sent."""
+    PLAIN = "plain"
+    """It may be any NNG program."""
+    RESUMING = "resuming"
+    """A buffer; where to go on is asked."""
+    OPEN = "open"
+    """A buffer, which knows the stream."""
+
+
+USABLE = frozenset({ChannelState.UNDECIDED, ChannelState.PLAIN, ChannelState.OPEN})
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """One connection, seen from the producer."""
+
+    link: Link
+    stream: Stream | None
+    """None if the peer has dialled us: who it is cannot be said twice."""
+    state: ChannelState
+    answer_by: float
+    """When the peer must have greeted or answered."""
+    reader: ControlReader = field(default_factory=ControlReader)
+    sent_bytes: int = HANDSHAKE_BYTES
+    """All bytes written to the connection."""
+    ends: deque[int] = field(default_factory=deque)
+    """Value of `sent_bytes` at the end of each message that may not be acknowledged yet."""
+    outbox: deque[memoryview] = field(default_factory=deque)
+    """What is to be written next."""
+    said_bye: bool = False
+    half_closed: bool = False
+    problem: str = ""
+    gate: select.poll = field(default_factory=select.poll)
+
+    def __post_init__(self) -> None:
+        self.gate.register(self.link.sock, select.POLLOUT)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection stands."""
+        return self.link.is_open
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether messages may be sent."""
+        return self.state in USABLE
+
+    def is_writable(self) -> bool:
+        """Return whether the kernel has room for more than a few bytes."""
+        return not self.outbox and bool(self.gate.poll(0))
+
+    def acknowledged(self) -> int:
+        """Forget the messages that the peer's kernel has; return how many bytes it has."""
+        acked = self.link.wire.acknowledged_bytes(self.sent_bytes)
+        while self.ends and self.ends[0] <= acked:
+            self.ends.popleft()
+        return acked
+
+    def lost(self) -> int:
+        """Return how many messages were written whole and are not acknowledged."""
+        self.acknowledged()
+        return sum(end <= self.sent_bytes for end in self.ends)
+
+
+class Sender:
+    """The connections of a producer and what goes over them; not for several threads at once.
+
+    Args:
+        links: the connections; owned by the sender from now on.
+        delivery: whether to hold messages until a buffer has accepted them.
+        send_timeout_s: how long a message may wait for a peer to take it.
+        connect_timeout_s: how long it may wait while there is no connection at all.
+        reconnect_timeout_s: how long a broken connection with messages on it is waited for.
+        in_flight_bytes: bound on what is held.
+        max_message_bytes: refuse a larger message.
+        dead_after_s: after how long a host that does not answer counts as gone.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        *,
+        delivery: Delivery,
+        send_timeout_s: float,
+        connect_timeout_s: float,
+        reconnect_timeout_s: float,
+        in_flight_bytes: int,
+        max_message_bytes: int,
+        dead_after_s: float,
+    ) -> None:
+        self.links = links
+        self.undelivered = 0
+        """Messages known to be lost."""
+        self.run_messages = 0
+        """Small messages that wait to be sent together."""
+        self.changes = 0
+        """How often a connection came, went or learned something."""
+        self._is_safe = delivery is Delivery.SAFE
+        self._send_timeout_s = send_timeout_s
+        self._connect_timeout_s = min(connect_timeout_s, send_timeout_s)
+        self._reconnect_timeout_s = reconnect_timeout_s
+        self._in_flight_bytes = in_flight_bytes
+        self._max_message_bytes = max_message_bytes
+        self._dead_after_s = dead_after_s
+        self._check_interval_s = min(CHECK_INTERVAL_S, dead_after_s / 4)
+        self._check_at = time.monotonic() + self._check_interval_s
+        # Who was served goes to the end.
+        self._channels: list[Channel] = []
+        self._of_link: dict[Link, Channel] = {}
+        self._numbers = StreamNumbers()
+        self._streams = {target: Stream(self._numbers.take()) for target in links.targets}
+        self._run = bytearray()
+        self._run_sizes: list[int] = []
+        self._last = 0.0
+        self._lost = 0
+        self._problem = ""
+        self._refusal: InvalidConfigError | None = None
+        self._finishing = False
+        self._scratch = memoryview(bytearray(READ_BYTES))
+
+    @property
+    def unaccepted(self) -> int:
+        """Messages that were sent and that the buffer has not accepted; 0 in fast delivery."""
+        return sum(stream.unaccepted for stream in self._streams.values()) if self._is_safe else 0
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing is to be done before something happens on a standing connection."""
+        return not any(
+            channel.outbox or channel.state not in USABLE for channel in self._channels
+        ) and not any(stream.lost_at is not None for stream in self._streams.values())
+
+    def needs_care(self, seen: int) -> bool:
+        """Return whether something waits to be written, or `changes` is not what was seen."""
+        return self.changes != seen or any(channel.outbox for channel in self._channels)
+
+    def check_size(self, size_bytes: int) -> None:
+        """Refuse a message that is too large.
+
+        Raises:
+            TooLargeError: a receiver would cut the connection and lose what follows.
+        """
+        if size_bytes > self._max_message_bytes:
+            raise TooLargeError(
+                f"a message of {size_bytes} bytes is above the limit of {self._max_message_bytes}"
+            )
+
+    # Messages.
+
+    def queue(self, pieces: Sequence[memoryview], size_bytes: int) -> bool:
+        """Add a small message to the run; return whether the run is to be flushed now."""
+        now = time.monotonic()
+        lone = now - self._last > LONE_AFTER_S
+        self._last = now
+        self._run += header(size_bytes)
+        for piece in pieces:
+            self._run += piece
+        self._run_sizes.append(HEADER_BYTES + size_bytes)
+        self.run_messages += 1
+        return lone or len(self._run) >= RUN_BYTES
+
+    def take_back(self) -> None:
+        """Take the last message out of the run: it was not sent."""
+        if self._run_sizes:
+            del self._run[-self._run_sizes.pop() :]
+            self.run_messages -= 1
+
+    def send(self, pieces: Sequence[memoryview], size_bytes: int) -> Steps:
+        """Send one message by itself, and before it the run.
+
+        Raises:
+            UnavailableError, DeliveryError: as of `Push.send`.
+        """
+        yield from self.flush_run()
+        literal = size_bytes == CONTROL_BYTES and looks_like_control(b"".join(pieces))
+        yield from self._write(
+            deque([memoryview(header(size_bytes)), *pieces]),
+            deque([HEADER_BYTES + size_bytes]),
+            literal=literal,
+        )
+
+    def flush_run(self) -> Steps:
+        """Send the run of small messages.
+
+        Raises:
+            UnavailableError, DeliveryError: as of `Push.send`.
+        """
+        if not self._run_sizes:
+            return
+        left = deque([memoryview(self._run)])
+        sizes = deque(self._run_sizes)
+        self._run, self._run_sizes, self.run_messages = bytearray(), [], 0
+        try:
+            yield from self._write(left, sizes)
+        except DeliveryError:
+            # They are counted already.
+            raise
+        except BaseException:
+            # What was not sent, be it for an interruption, goes out with the next run.
+            self._run, self._run_sizes = bytearray().join(left), list(sizes)
+            self.run_messages = len(sizes)
+            raise
+
+    def flush(self) -> Steps:
+        """Hand everything to the kernel.
+
+        Raises:
+            UnavailableError, DeliveryError: as of `Push.send`.
+        """
+        yield from self.flush_run()
+        deadline = time.monotonic() + self._send_timeout_s
+        while any(channel.outbox for channel in self._channels):
+            if time.monotonic() >= deadline:
+                raise UnavailableError(f"messages not taken within {self._send_timeout_s} s")
+            yield self._patience_s(deadline)
+        self._raise_if_lost(0)
+
+    def _write(self, left: deque[memoryview], sizes: deque[int], *, literal: bool = False) -> Steps:
+        """Write whole messages to one connection, or the rest of them to another.
+
+        Args:
+            left: their bytes, headers included; those that were sent are taken away.
+            sizes: the length of each message on the wire, likewise.
+            literal: whether this is one message that looks like a control frame.
+        """
+        deadline = time.monotonic() + self._send_timeout_s
+        size_bytes = sum(sizes)
+        while sizes:
+            channel = yield from self._turn(deadline, size_bytes)
+            if channel is None:
+                self._raise_if_lost(len(sizes))
+                raise self._unavailable(size_bytes)
+            if channel.state is ChannelState.UNDECIDED:
+                channel.state = ChannelState.PLAIN
+            prefix = LITERAL if literal and channel.state is ChannelState.OPEN else b""
+            if self._is_safe and channel.stream is not None:
+                yield from self._entrust(channel, channel.stream, left, sizes, prefix, deadline)
+            else:
+                yield from self._hand_over(channel, left, sizes, prefix, deadline)
+
+    def _entrust(
+        self,
+        channel: Channel,
+        stream: Stream,
+        left: deque[memoryview],
+        sizes: deque[int],
+        prefix: bytes,
+        deadline: float,
+    ) -> Steps:
+        """Give messages to a stream, which keeps them until they are accepted."""
+        pieces = [kept(piece) if len(sizes) == 1 else piece for piece in left]
+        wire_sizes = list(sizes)
+        if prefix:
+            pieces.insert(0, memoryview(prefix))
+            wire_sizes[0] += len(prefix)
+        stream.hold(pieces, wire_sizes)
+        left.clear()
+        sizes.clear()
+        channel.outbox.extend(pieces)
+        self._pump(channel)
+        # Whatever happens now: they are in the stream's care. To wait keeps the pace.
+        while channel.outbox and channel.is_open and not self._has_alternative():
+            if time.monotonic() >= deadline:
+                return
+            yield self._patience_s(deadline)
+
+    def _has_alternative(self) -> bool:
+        """Return whether the next message could go out at once over another connection."""
+        return len(self._channels) > 1 and any(
+            channel.is_usable and channel.is_writable() for channel in self._channels
+        )
+
+    def _hand_over(
+        self,
+        channel: Channel,
+        left: deque[memoryview],
+        sizes: deque[int],
+        prefix: bytes,
+        deadline: float,
+    ) -> Steps:
+        """Write messages to a connection as far as it takes them."""
+        begun = channel.sent_bytes
+        ends = ends_of(begun + len(prefix), sizes)
+        channel.ends.extend(ends)
+        if prefix:
+            channel.outbox.append(memoryview(prefix))
+        channel.outbox.extend(left)
+        problem = "interrupted"
+        try:
+            self._pump(channel)
+            while channel.outbox and channel.is_open:
+                if time.monotonic() >= deadline:
+                    taken = channel.sent_bytes - begun
+                    problem = f"only {taken} bytes taken within {self._send_timeout_s} s"
+                    break
+                yield self._patience_s(deadline)
+        finally:
+            is_whole = not channel.outbox
+            self._settle(channel, left, sizes, begun, ends, problem)
+        if not is_whole:
+            self._raise_if_lost(len(sizes))
+            if time.monotonic() >= deadline:
+                if channel.is_open:
+                    raise self._unavailable(0)
+                raise UnavailableError(
+                    f"connection to {channel.link.peer} given up: {channel.problem}"
+                )
+
+    def _settle(
+        self,
+        channel: Channel,
+        left: deque[memoryview],
+        sizes: deque[int],
+        begun: int,
+        ends: Sequence[int],
+        problem: str,
+    ) -> None:
+        """Forget what was written whole; a message that was only begun ends its connection."""
+        whole = sum(end <= channel.sent_bytes for end in ends)
+        if channel.stream is not None and channel.state is ChannelState.OPEN:
+            channel.stream.count += whole
+        if whole == len(ends):
+            left.clear()
+            sizes.clear()
+        for _ in range(min(whole, len(sizes))):
+            skip(left, sizes.popleft())
+        if channel.outbox and channel.is_open:
+            # What OpenSSL has seen it must get again.
+            if channel.link.wire.can_splice and channel.sent_bytes in (begun, *ends):
+                channel.outbox.clear()
+                while channel.ends and channel.ends[-1] > channel.sent_bytes:
+                    channel.ends.pop()
+            else:
+                self._drop(channel, problem)
+        elif len(channel.ends) >= ENDS_BEFORE_ASKING and channel.is_open:
+            channel.acknowledged()
+
+    def _turn(self, deadline: float, size_bytes: int) -> Generator[float, None, Channel | None]:
+        """Return the connection whose turn it is; None if messages were lost or none in time."""
+        connect_deadline = time.monotonic() + self._connect_timeout_s
+        self.step(0.0)
+        while True:
+            if self._refusal is not None:
+                raise self._refusal
+            usable = [channel for channel in self._channels if channel.is_usable]
+            has_room = self._has_room(size_bytes)
+            if has_room:
+                for channel in usable:
+                    if channel.is_writable():
+                        if len(usable) > 1:
+                            self._channels.remove(channel)
+                            self._channels.append(channel)
+                        return channel
+            now = time.monotonic()
+            patient = usable or self._is_returning(now)
+            until = deadline if patient else min(deadline, connect_deadline)
+            if self._lost or now >= until:
+                return None
+            if has_room:
+                for channel in usable:
+                    self.links.want_write(channel.link, True)
+            try:
+                yield self._patience_s(until)
+            finally:
+                for channel in usable:
+                    self.links.want_write(channel.link, bool(channel.outbox))
+
+    def _has_room(self, size_bytes: int) -> bool:
+        if not self._is_safe:
+            return True
+        held_bytes = sum(stream.held_bytes for stream in self._streams.values())
+        # One message that is larger than the bound goes alone.
+        return not held_bytes or held_bytes + size_bytes <= self._in_flight_bytes
+
+    def _unavailable(self, size_bytes: int) -> LclstreamError:
+        if not any(channel.is_usable for channel in self._channels):
+            return UnavailableError(
+                f"no connection within {self._connect_timeout_s} s: {self.links.problems}"
+            )
+        urls = ", ".join(self.links.urls)
+        if not self._has_room(size_bytes):
+            return UnavailableError(
+                f"nothing acknowledged within {self._send_timeout_s} s by {urls}, and "
+                f"in_flight_bytes = {self._in_flight_bytes} are reached"
+            )
+        return UnavailableError(f"no message taken within {self._send_timeout_s} s by {urls}")
+
+    def _raise_if_lost(self, unsent: int) -> None:
+        if self._lost:
+            count, self._lost = self._lost + unsent, 0
+            self.undelivered += count
+            raise DeliveryError(f"{count} messages not delivered: {self._problem}", count)
+
+    # Connections.
+
+    def step(self, timeout_s: float) -> None:
+        """Wait for events, at most for a time, and deal with them."""
+        for link, events in self.links.wait(timeout_s):
+            if not link.is_open:
+                continue
+            channel = self._of_link.get(link) or self._welcome(link)
+            if events & ~WRITE and channel.is_open:
+                self._listen(channel)
+            if events & WRITE and channel.is_open:
+                self._pump(channel)
+        self._expire(time.monotonic())
+
+    def due_s(self) -> float | None:
+        """Return after how long `step` has something to do although nothing happens."""
+        now = time.monotonic()
+        times = self._deadlines()
+        if self._channels:
+            times.append(self._check_at)
+        waits = [max(moment - now, 0.0) for moment in times]
+        patience_s = self.links.patience_s(now)
+        if patience_s is not None:
+            waits.append(patience_s)
+        return min(waits, default=None)
+
+    def abort(self) -> None:
+        """Close all connections without waiting; what the kernel has still goes out."""
+        for channel in list(self._channels):
+            # Unread bytes would make the kernel throw away what it has not sent yet.
+            self._listen(channel)
+        self.links.close()
+
+    def _patience_s(self, until: float) -> float:
+        soonest = min([until, self._check_at, *self._deadlines()])
+        return min(max(soonest - time.monotonic(), 0.0), self._check_interval_s)
+
+    def _deadlines(self) -> list[float]:
+        times = [
+            channel.answer_by
+            for channel in self._channels
+            if channel.state not in USABLE and self._refusal is None
+        ]
+        times += [
+            stream.lost_at + self._reconnect_timeout_s
+            for stream in self._streams.values()
+            if stream.lost_at is not None
+        ]
+        return times
+
+    def _is_returning(self, now: float) -> bool:
+        """Return whether a connection is on its way back and messages wait for that."""
+        return any(
+            stream.lost_at is not None and now < stream.lost_at + self._reconnect_timeout_s
+            for stream in self._streams.values()
+        )
+
+    def _welcome(self, link: Link) -> Channel:
+        stream = self._streams[link.target] if link.target is not None else None
+        must_greet = self._is_safe or (stream is not None and stream.begun)
+        channel = Channel(
+            link,
+            stream,
+            ChannelState.WAITING if must_greet else ChannelState.UNDECIDED,
+            time.monotonic() + HELLO_TIMEOUT_S,
+        )
+        self._channels.append(channel)
+        self._of_link[link] = channel
+        self.changes += 1
+        return channel
+
+    def _listen(self, channel: Channel) -> None:
+        """Read what the peer says."""
+        try:
+            while True:
+                count = channel.link.wire.recv_into(self._scratch)
+                if not count:
+                    self._drop(channel, "closed by the peer")
+                    return
+                self._heard(channel, self._scratch[:count])
+                if count < READ_BYTES and not channel.link.wire.pending():
+                    return
+        except BlockingIOError:
+            return
+        except (OSError, DecodeError) as error:
+            self._drop(channel, str(error))
+
+    def _heard(self, channel: Channel, data: memoryview) -> None:
+        if channel.state is ChannelState.PLAIN:
+            return
+        greets = channel.state in (ChannelState.UNDECIDED, ChannelState.WAITING)
+        try:
+            frames = channel.reader.received(data)
+        except DecodeError:
+            if not greets:
+                raise
+            self._is_plain(channel)
+            return
+        for kind, number in frames:
+            if kind is Frame.HELLO and channel.stream is not None and greets:
+                self._introduce(channel, channel.stream, number)
+                greets = False
+            elif kind is Frame.ACK and channel.stream is not None and not greets:
+                self._acknowledged(channel, channel.stream, number)
+            elif greets:
+                # It may be a consumer that acknowledges to whoever wants to know.
+                self._is_plain(channel)
+                return
+            else:
+                raise DecodeError(f"{kind.name} has no place here")
+
+    def _is_plain(self, channel: Channel) -> None:
+        if channel.stream is not None:
+            channel.stream.lost_at = None
+        if not self._is_safe:
+            channel.state = ChannelState.PLAIN
+        else:
+            channel.answer_by = math.inf
+            self._refusal = InvalidConfigError(
+                f"delivery 'safe' needs a buffer, and {channel.link.peer} does not acknowledge: "
+                "push to a buffer, or choose delivery 'fast'"
+            )
+
+    def _introduce(self, channel: Channel, stream: Stream, nonce: int) -> None:
+        """Tell a buffer which stream this is, and in safe delivery where it goes on."""
+        words = frame(Frame.HELLO, nonce) + frame(Frame.STREAM, stream.number)
+        if self._is_safe:
+            words += frame(Frame.FROM, stream.accepted)
+        # Nothing of the stream can be on its way, so there is nothing to be asked.
+        is_new = not stream.begun
+        stream.begun = True
+        self.changes += 1
+        channel.outbox.append(memoryview(words))
+        if self._is_safe and not is_new:
+            channel.state = ChannelState.RESUMING
+        else:
+            channel.state = ChannelState.OPEN
+            stream.lost_at = None
+        self._pump(channel)
+
+    def _acknowledged(self, channel: Channel, stream: Stream, number: int) -> None:
+        stream.accept(number)
+        if channel.state is not ChannelState.RESUMING:
+            return
+        channel.state = ChannelState.OPEN
+        self.changes += 1
+        stream.lost_at = None
+        backlog = stream.backlog()
+        logger.info(
+            "stream_resumed",
+            extra={"peer": channel.link.peer, "unaccepted_messages": stream.unaccepted},
+        )
+        channel.outbox.extend(backlog)
+        self._pump(channel)
+
+    def _pump(self, channel: Channel) -> None:
+        """Write what waits, as far as the kernel takes it."""
+        outbox, sendmsg = channel.outbox, channel.link.wire.sendmsg
+        try:
+            while outbox:
+                if len(outbox) <= PIECES_PER_CALL:
+                    count = sendmsg(list(outbox))
+                else:
+                    count = sendmsg([outbox[i] for i in range(PIECES_PER_CALL)])
+                channel.sent_bytes += count
+                skip(outbox, count)
+        except BlockingIOError:
+            self.links.want_write(channel.link, True)
+        except OSError as error:
+            self._drop(channel, str(error))
+        except BaseException:
+            # Interrupted: how much was written is not known.
+            self._drop(channel, "interrupted")
+            raise
+        else:
+            self.links.want_write(channel.link, False)
+
+    def _drop(self, channel: Channel, problem: str) -> None:
+        """Close a connection, and count what it had not delivered and nobody holds."""
+        link, stream = channel.link, channel.stream
+        lost = 0 if self._is_safe else channel.lost()
+        self._lost += lost
+        done = channel.half_closed and channel.acknowledged() >= channel.sent_bytes
+        if not done:
+            logger.warning(
+                "connection_lost",
+                extra={"peer": link.peer, "reason": problem, "lost_messages": lost},
+            )
+            if stream is not None and stream.begun:
+                stream.lost_at = stream.lost_at or time.monotonic()
+        self.changes += 1
+        self._channels.remove(channel)
+        del self._of_link[link]
+        wanted = not self._finishing or (stream is not None and stream.lost_at is not None)
+        self.links.drop(link, redial=wanted, problem=problem)
+        channel.problem = problem
+        self._problem = f"connection to {link.peer} lost: {problem}"
+
+    def _expire(self, now: float) -> None:
+        """Give up what has taken too long."""
+        for channel in [one for one in self._channels if one.state not in USABLE]:
+            if channel.answer_by > now:
+                continue
+            if channel.state is ChannelState.RESUMING:
+                self._drop(channel, f"no answer within {HELLO_TIMEOUT_S} s")
+            else:
+                self._is_plain(channel)
+        for target, stream in self._streams.items():
+            if stream.lost_at is None or now < stream.lost_at + self._reconnect_timeout_s:
+                continue
+            stream.lost_at = None
+            lost = stream.unaccepted if self._is_safe else 0
+            if not lost:
+                continue
+            self._lost += lost
+            self._problem = (
+                f"{target.address} not reached again within {self._reconnect_timeout_s} s: "
+                f"{target.problem}"
+            )
+            logger.error(
+                "stream_given_up", extra={"peer": str(target.address), "lost_messages": lost}
+            )
+            # What it has lost cannot be made good: who goes on begins anew.
+            self._streams[target] = Stream(self._numbers.take())
+        if now >= self._check_at:
+            self._check_at = now + self._check_interval_s
+            for channel in list(self._channels):
+                if tcp.is_dead(channel.link.sock, self._dead_after_s):
+                    self._drop(channel, HOST_SILENT)
+
+    # The end.
+
+    def finish(self, timeout_s: float) -> Steps:
+        """Send the rest, end every stream, wait until all has arrived; counts what does not.
+
+        In fast delivery the peers' kernels must have acknowledged every byte, in safe delivery
+        the buffer every message.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._send_timeout_s = max(deadline - time.monotonic(), 0.0)
+            self._connect_timeout_s = min(self._connect_timeout_s, self._send_timeout_s)
+            yield from self.flush_run()
+        except (DeliveryError, InvalidConfigError) as error:
+            logger.warning("flush_failed", extra={"reason": str(error)})
+        except UnavailableError as error:
+            logger.warning("flush_failed", extra={"reason": str(error)})
+        self.undelivered += len(self._run_sizes)
+        self._finishing = True
+        for target in self.links.targets:
+            # Who was never there is not waited for any more.
+            target.ended = not (target.linked or self._streams[target].lost_at is not None)
+        pause_s = FIRST_LOOK_S
+        while True:
+            for channel in list(self._channels):
+                self._end(channel)
+            now = time.monotonic()
+            if not (self._channels or self._is_worth_waiting()):
+                break
+            if self._refusal is not None or now >= deadline:
+                break
+            # No event tells that the kernel has got an acknowledgement.
+            yield min(pause_s, self._patience_s(deadline))
+            pause_s = min(2 * pause_s, LAST_LOOK_S)
+        if not self._is_safe:
+            self._lost += sum(channel.lost() for channel in self._channels)
+        self.undelivered += self._lost + self.unaccepted
+        self._lost = 0
+
+    def _is_worth_waiting(self) -> bool:
+        """Return whether a connection has to come up before all is said."""
+        for target, stream in self._streams.items():
+            if (
+                stream.lost_at is not None
+                and target.refused
+                and not (self._is_safe and stream.unaccepted)
+            ):
+                # It has everything; that nothing more comes it cannot be told.
+                stream.lost_at = None
+        return self.links.is_greeting or self._is_returning(time.monotonic())
+
+    def _end(self, channel: Channel) -> None:
+        """Go on with the end of a connection's stream."""
+        stream = channel.stream
+        if channel.state is ChannelState.OPEN and stream is not None and not channel.said_bye:
+            channel.outbox.append(memoryview(frame(Frame.BYE, stream.count)))
+            channel.said_bye = True
+            self._pump(channel)
+        if not channel.is_open or channel.outbox or not channel.is_usable:
+            return
+        if self._is_safe and stream is not None and stream.unaccepted:
+            return
+        try:
+            channel.half_closed = channel.half_closed or channel.link.wire.end()
+        except OSError as error:
+            self._drop(channel, str(error))
+            return
+        if channel.half_closed and channel.acknowledged() >= channel.sent_bytes:
+            # Unread bytes would make the kernel reset the connection.
+            self._listen(channel)
+            if channel.is_open:
+                self._drop(channel, "done")
