@@ -154,3 +154,13 @@ def test_claims_are_checked_before_any_memory_is_taken(claim: int, after_large: 
     assert memory.peak_bytes <= MIB
     intake.close()
     assert memory.held_bytes == 0
+
+
+def test_limit_holds_for_messages_that_come_whole() -> None:
+    memory = Memory(4 * MIB)
+    intake = Intake(lambda size: memory.take(size, stuck=False), 100, memory.zeros, digests=False)
+    data = (header(100) + bytes(100)) * 20 + header(101) + bytes(101)
+    (segment,) = feed(intake, data, [1 << 20])
+    assert segment.tally.messages == 20
+    assert str(intake.fault) == "a message of 101 bytes is above the limit of 100"
+    segment.release()

@@ -19,6 +19,7 @@ CONTROL_BYTES = CONTROL.size
 SIZE = struct.Struct(">Q")
 FRAME_BYTES = SIZE.size + CONTROL_BYTES
 """Size on the wire: 21."""
+BEGINNING = SIZE.pack(CONTROL_BYTES) + MAGIC
 
 
 class Frame(IntEnum):
@@ -88,12 +89,10 @@ class ControlReader:
         seen = self._seen + bytes(data)
         frames = []
         start = 0
-        while len(seen) - start >= SIZE.size:
-            (size,) = SIZE.unpack_from(seen, start)
-            if size != CONTROL_BYTES:
-                raise DecodeError(
-                    f"expected a control frame of {CONTROL_BYTES} bytes, got {size} bytes"
-                )
+        while start < len(seen):
+            beginning = seen[start : start + len(BEGINNING)]
+            if not BEGINNING.startswith(beginning):
+                raise DecodeError(f"expected a control frame, got {beginning!r}")
             if len(seen) - start < FRAME_BYTES:
                 break
             frames.append(decode(seen[start + SIZE.size : start + FRAME_BYTES]))

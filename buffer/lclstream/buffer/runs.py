@@ -8,6 +8,7 @@ from lclstream.buffer.control import CONTROL_BYTES, looks_like_control
 from lclstream.buffer.sp import HEADER, HEADER_BYTES
 from lclstream.core.ledger import MODULUS
 
+NO_LIMIT = 1 << 64
 # Fewer are counted one by one.
 LEAST_UNIFORM = 8
 
@@ -16,7 +17,8 @@ class Run(NamedTuple):
     """Whole messages that lie one after the other in memory."""
 
     stop: int
-    """Where the first message begins that is not whole, or looks like a control frame."""
+    """Where the first message begins that is not whole, too large, or looks like a control
+    frame."""
     messages: int
     payload_bytes: int
     digest: int | None
@@ -27,7 +29,15 @@ class Run(NamedTuple):
     """Whether the message at `stop` is whole and looks like a control frame."""
 
 
-def walk(memory: memoryview, start: int, end: int, *, digests: bool, controls: bool = False) -> Run:
+def walk(
+    memory: memoryview,
+    start: int,
+    end: int,
+    *,
+    digests: bool,
+    controls: bool = False,
+    limit_bytes: int = NO_LIMIT,
+) -> Run:
     """Find the run of whole messages that begins at `start`.
 
     Args:
@@ -36,11 +46,12 @@ def walk(memory: memoryview, start: int, end: int, *, digests: bool, controls: b
         end: where nothing was received yet.
         digests: whether to compute the digest.
         controls: whether to stop at what looks like a control frame.
+        limit_bytes: stop at a message that is larger.
     """
-    if not digests and (count := _uniform(memory, start, end, controls=controls)):
+    if not digests and (count := _uniform(memory, start, end, limit_bytes, controls=controls)):
         (size,) = HEADER.unpack_from(memory, start)
         stop = start + count * (HEADER_BYTES + size)
-        rest = walk(memory, stop, end, digests=False, controls=controls)
+        rest = walk(memory, stop, end, digests=False, controls=controls, limit_bytes=limit_bytes)
         return rest._replace(
             messages=rest.messages + count, payload_bytes=rest.payload_bytes + count * size
         )
@@ -53,7 +64,7 @@ def walk(memory: memoryview, start: int, end: int, *, digests: bool, controls: b
         (size,) = unpack_from(memory, position)
         payload = position + HEADER_BYTES
         following = payload + size
-        if following > end:
+        if following > end or size > limit_bytes:
             next_bytes = size
             break
         if size == control_bytes and looks_like_control(memory[payload:following]):
@@ -74,7 +85,7 @@ def walk(memory: memoryview, start: int, end: int, *, digests: bool, controls: b
     )
 
 
-def _uniform(memory: memoryview, start: int, end: int, *, controls: bool) -> int:
+def _uniform(memory: memoryview, start: int, end: int, limit_bytes: int, *, controls: bool) -> int:
     """Return how many whole messages there are, if all have the size of the first; else 0.
 
     A stream has mostly messages of one size. Then one look at each of the eight bytes of all
@@ -85,7 +96,7 @@ def _uniform(memory: memoryview, start: int, end: int, *, controls: bool) -> int
     size: int = HEADER.unpack_from(memory, start)[0]
     stride = HEADER_BYTES + size
     count = (end - start) // stride
-    if count < LEAST_UNIFORM or (controls and size == CONTROL_BYTES):
+    if count < LEAST_UNIFORM or size > limit_bytes or (controls and size == CONTROL_BYTES):
         return 0
     stop = start + count * stride
     for place in range(start + HEADER_BYTES - 1, start - 1, -1):
