@@ -21,7 +21,7 @@ class Book:
         self.consumed = Ranges()
         """By position; what is lost as well."""
         self.streams: dict[int, StreamState] = {}
-        self.lost = 0
+        self.lost = Tally()
         """Messages that cannot be read any more (at least)."""
         self.checkpoint = 0
         """Everything below this position was counted already."""
@@ -44,11 +44,11 @@ class Book:
         self._change(change)
         return change
 
-    def lose(self, start: int, end: int, messages: int) -> int:
+    def lose(self, start: int, end: int, tally: Tally) -> int:
         """Count what cannot be read as lost, unless it was consumed; return how many bytes."""
         lost = sum(stop - begin for begin, stop in self.consumed.missing(start, end))
         if lost:
-            self.lost += messages
+            self.lost.merge(tally)
             self.consumed.add(start, end)
         return lost
 
@@ -58,12 +58,12 @@ class Book:
         Args:
             position: up to which `received` has counted.
         """
-        received = self.received
+        received, lost = self.received, self.lost
         return {
             "key": self.key,
             "position": position,
             "received": [received.messages, received.bytes, received.digest],
-            "lost": self.lost,
+            "lost": [lost.messages, lost.bytes, lost.digest],
             "floor": self.consumed.floor,
             "consumed": list(self.consumed),
             "streams": [(name, s.accepted, s.finished) for name, s in self.streams.items()],
@@ -72,11 +72,12 @@ class Book:
     def restore(self, entries: list[dict[str, Any]]) -> None:
         """Take over a state and the changes after it."""
         state = entries[0]
-        messages, size, digest = state["received"]
         self.key = state["key"]
         self.checkpoint = state["position"]
-        self.received = Tally(messages, size, 0, digest)
-        self.lost = state["lost"]
+        self.received, self.lost = (
+            Tally(messages, size, 0, digest)
+            for messages, size, digest in (state["received"], state["lost"])
+        )
         self.consumed = Ranges(state["floor"], state["consumed"])
         for name, accepted, finished in state["streams"]:
             self.streams[name] = StreamState(accepted, finished)

@@ -9,7 +9,7 @@ from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.loop import Loop
 from lclstream.buffer.memory import Memory
 from lclstream.buffer.peers import Consumer, Peer, Side
-from lclstream.buffer.segments import Queue
+from lclstream.buffer.spill import open_queue
 from lclstream.buffer.splice import Pipes
 from lclstream.buffer.statistics import Counters, PeerRecord
 from lclstream.core.ledger import Tally
@@ -26,11 +26,16 @@ class Commons:
         self.config = config
         self.loop = Loop()
         self.memory = Memory(config.memory_bytes)
-        self.queue = Queue()
         self.pipes = Pipes()
         self.received = Tally()
         self.sent = Tally()
         self.counters = Counters()
+        try:
+            self.queue = open_queue(config, self.memory, self.loop, self.counters)
+        except BaseException:
+            self.loop.close()
+            self.loop.close_wake()
+            raise
         self.left: deque[PeerRecord] = deque(maxlen=REMEMBERED_PEERS)
         self.now = self.last_activity = time.monotonic()
         self.facts_changed = True

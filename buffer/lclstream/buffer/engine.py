@@ -18,9 +18,11 @@ from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.door import Door
 from lclstream.buffer.ending import Action, Ending, Facts
 from lclstream.buffer.inflow import Inflow
+from lclstream.buffer.journal import Recovered, on_remembered_ports, remember_ports
 from lclstream.buffer.loop import Loop
 from lclstream.buffer.outflow import Outflow
 from lclstream.buffer.peers import Newcomer, Side
+from lclstream.buffer.segments import minus
 from lclstream.buffer.states import BufferState
 from lclstream.buffer.statistics import Counters, Statistics
 
@@ -83,10 +85,19 @@ class Engine:
             self._outflow.is_retaining,
         )
         self._outflow.source = self._inflow
+        recovered = commons.queue.recover(commons.now)
+        if recovered is not None:
+            self._recover(recovered)
         self._ending_at: float | None = None
         try:
-            self.door = entrance(config, commons.loop, self._welcome, self._refused)
+            self.door = entrance(
+                on_remembered_ports(config), commons.loop, self._welcome, self._refused
+            )
+            if config.durable is not None:
+                remember_ports(config.durable, self.door.urls)
         except BaseException:
+            commons.queue.clear()
+            commons.queue.close(is_complete=False)
             commons.loop.close()
             commons.loop.close_wake()
             raise
@@ -166,6 +177,7 @@ class Engine:
             self.door.deadline(),
             self._inflow.deadline(),
             self._outflow.deadline(),
+            self._commons.queue.deadline(),
         )
         return min((moment for moment in times if moment is not None), default=None)
 
@@ -173,6 +185,7 @@ class Engine:
         """Do what events, or the time, have made possible."""
         with self._lock:
             self.door.expire(self._commons.now)
+            self._commons.queue.expire(self._commons.now)
             self._outflow.expire(is_pressing=self._commons.is_ending or bool(self._inflow.paused))
             self._outflow.dispatch()
             self._inflow.admit()
@@ -192,6 +205,15 @@ class Engine:
             self.door.close(Side.OUT)
             for consumer in list(self._outflow.consumers.values()):
                 self._outflow.half_close(consumer)
+
+    def _recover(self, recovered: Recovered) -> None:
+        """Count what was before as if this process had received it, and sent what is gone."""
+        commons = self._commons
+        commons.received.merge(recovered.received)
+        gone = minus(recovered.received, recovered.waiting)
+        commons.sent.merge(minus(gone, recovered.lost))
+        commons.counters.lost_on_disk = recovered.lost.messages
+        self._inflow.restore(recovered.streams)
 
     def _welcome(self, newcomer: Newcomer) -> None:
         """Take over a connection that has completed its handshake."""
@@ -242,6 +264,9 @@ class Engine:
             retained_messages=outflow.retained_messages(),
             oldest_s=0.0 if oldest is None else round(max(commons.now - oldest, 0.0), 3),
             paused_producers=self._inflow.paused,
+            disk_messages=commons.queue.messages_on_disk,
+            spilled_bytes=commons.queue.disk_bytes,
+            alarm=commons.queue.alarm,
             counters=self._counters(),
             peers=(*peers, *commons.left),
         )
@@ -259,6 +284,7 @@ class Engine:
             for consumer in list(self._outflow.consumers.values()):
                 self._outflow.left(consumer, "")
             commons.counters.undelivered += commons.queue.clear().messages
+            commons.queue.close(is_complete=self.ending.state is BufferState.COMPLETE)
             commons.memory.close()
             commons.pipes.close()
             commons.loop.close()

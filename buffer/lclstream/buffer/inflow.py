@@ -1,7 +1,7 @@
 """The producers' side of the engine: reads, parks, acknowledges."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from lclstream.buffer.commons import Commons
@@ -12,6 +12,7 @@ from lclstream.buffer.loop import READ, WRITE
 from lclstream.buffer.memory import Block
 from lclstream.buffer.peers import Newcomer, Producer, Side
 from lclstream.buffer.segments import Segment
+from lclstream.buffer.store import StreamState
 from lclstream.buffer.streams import Streams
 from lclstream.buffer.zmtp_intake import ZmtpIntake
 from lclstream.core.errors import DecodeError
@@ -51,6 +52,7 @@ class Inflow:
         self._parked: deque[Producer] = deque()
         self._admitting = False
         self._unacknowledged: set[Producer] = set()
+        commons.queue.kept = self._kept
 
     @property
     def paused(self) -> int:
@@ -108,6 +110,13 @@ class Inflow:
         self._missed_until = min(later, default=None)
         return True
 
+    def restore(self, states: Mapping[int, StreamState]) -> None:
+        """Take over the streams of a buffer that was killed: their producers may come back."""
+        commons = self._commons
+        commons.counters.producers_seen += self.streams.restore(states, commons.now)
+        if self.streams.unfinished():
+            self._missed_until = commons.now + commons.config.resume_timeout_s
+
     def cut_all(self, problem: str) -> None:
         """Close every connection."""
         for producer in list(self.producers):
@@ -117,10 +126,9 @@ class Inflow:
         """Tell producers that want to know what was accepted since they were last told."""
         for producer in list(self._unacknowledged):
             stream = producer.stream
-            if stream is not None and stream.acknowledges:
-                if stream.resumed or stream.accepted > stream.told:
-                    producer.to_say += frame(Frame.ACK, stream.accepted)
-                    stream.told, stream.resumed = stream.accepted, False
+            if stream is not None and (owed := stream.owed) is not None:
+                producer.to_say += frame(Frame.ACK, owed)
+                stream.told, stream.resumed = owed, False
                 self._say(producer)
         self._unacknowledged.clear()
 
@@ -130,13 +138,13 @@ class Inflow:
         memory = commons.memory
         room = memory.held_bytes <= RESUME_FRACTION * memory.capacity_bytes
         self._admit_at = None
-        if not self._parked or not (room or commons.queue.is_empty):
+        if not self._parked or not (room or not commons.queue.holds_memory):
             return
         self._admitting = True
         while self._parked and self._parked[0].intake.space() is not None:
             self._resume(self._parked.popleft())
         self._admitting = False
-        asleep = self._parked and commons.queue.is_empty
+        asleep = self._parked and not commons.queue.holds_memory
         self._admit_at = commons.now + ASLEEP_AFTER_S if asleep else None
 
     def watch(self, producer: Producer, events: int) -> None:
@@ -235,6 +243,8 @@ class Inflow:
             self._left(before, "goes on over another connection")
         if kind is Frame.BYE:
             self._seen(producer)
+        if producer.stream is not None and kind in (Frame.STREAM, Frame.BYE):
+            self._commons.queue.stream_ended(producer.stream.id, is_finished=kind is Frame.BYE)
         self._unacknowledged.add(producer)
         return True
 
@@ -248,6 +258,10 @@ class Inflow:
     def _received(self, producer: Producer, segment: Segment) -> None:
         commons = self._commons
         segment.since = commons.now
+        if producer.stream is not None:
+            segment.stream, segment.sequence = producer.stream, producer.stream.accepted
+            if commons.queue.is_durable:
+                producer.stream.pending += segment.tally.messages
         self._count(producer, segment.tally)
         if producer.last is None or not commons.queue.extend(producer.last, segment):
             commons.queue.put(segment)
@@ -262,6 +276,14 @@ class Inflow:
             producer.stream.accepted += tally.messages
             if producer.stream.acknowledges:
                 self._unacknowledged.add(producer)
+
+    def _kept(self, segment: Segment) -> None:
+        """Take note that messages are on disk: their producer may forget them."""
+        stream = segment.stream
+        if stream is not None:
+            stream.pending -= segment.tally.messages
+            if isinstance(stream.owner, Producer):
+                self._unacknowledged.add(stream.owner)
 
     def read_whole(self, producer: Producer, tally: Tally, *, is_wanted: bool) -> None:
         """Count a message that did not enter memory."""
@@ -318,10 +340,14 @@ class Inflow:
     # Memory.
 
     def _take(self, size_bytes: int) -> Block | None:
+        queue, memory = self._commons.queue, self._commons.memory
         # Who has waited longer comes first.
-        if self._parked and not self._admitting:
+        if queue.is_short or (self._parked and not self._admitting):
             return None
-        return self._commons.memory.take(size_bytes, stuck=self._is_stuck())
+        block = memory.take(size_bytes, stuck=self._is_stuck())
+        if block is None and queue.make_room(size_bytes):
+            block = memory.take(size_bytes, stuck=False)
+        return block
 
     def _is_stuck(self) -> bool:
         """Whether no memory will become free by itself.
@@ -331,7 +357,7 @@ class Inflow:
         """
         commons = self._commons
         return (
-            commons.queue.is_empty
+            not commons.queue.holds_memory
             and not self._is_retaining()
             and not any(
                 producer.watched

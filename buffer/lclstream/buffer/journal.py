@@ -18,15 +18,17 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lclstream.buffer.addresses import Address
 from lclstream.buffer.book import Book
+from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.disklog import FILE_BYTES, Entry, Log, LogFile, Place, Span, sync_folder
 from lclstream.buffer.ledger import Ledger
+from lclstream.buffer.peers import Side
 from lclstream.buffer.ranges import Ranges
 from lclstream.buffer.records import HEAD_BYTES, Damage, Reader, Record
 from lclstream.buffer.store import (
@@ -61,7 +63,8 @@ class Recovered:
     extents: list[Extent] = field(default_factory=list)
     """Where that lies."""
     streams: dict[int, StreamState] = field(default_factory=dict)
-    lost: int = 0
+    """How far each stream is that a producer has named."""
+    lost: Tally = field(default_factory=Tally)
     """Messages that were accepted and cannot be read any more (at least)."""
 
 
@@ -100,6 +103,11 @@ class Journal:
             if isinstance(error, OSError):
                 raise InvalidConfigError(f"durable: {folder} cannot be used: {error}") from error
             raise
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the messages take of the disk."""
+        return self._log.disk_bytes
 
     def append(self, entries: Sequence[Entry]) -> Outcome:
         """Take messages into custody, in this order, as many as the disk takes."""
@@ -190,7 +198,7 @@ class Journal:
         self._holes = book.consumed.copy()
         recovered.received = replace(book.received)
         recovered.streams = {name: replace(state) for name, state in book.streams.items()}
-        recovered.lost = book.lost
+        recovered.lost = replace(book.lost)
         self._ledger.begin(book.state(log.end))
         self._retire(log.consumed(()))
 
@@ -253,11 +261,11 @@ class FileRecovery:
         if is_broken and self._is_torn(record.position):
             return False
         place = Place(self._file, offset + HEAD_BYTES, record.position, record.length)
+        whole = tally_of(Span(place, 0, record.length), record)
         if record.position >= book.checkpoint:
-            whole = tally_of(Span(place, 0, record.length), record)
             book.accept(record.stream, record.sequence, whole)
         if is_broken:
-            _lose(book, record.position, record.end, self._path, offset, record.messages)
+            _lose(book, record.position, record.end, self._path, offset, whole)
             return True
         for start, end in left:
             self._file.pending += end - start
@@ -267,11 +275,11 @@ class FileRecovery:
 
 
 def _lose(
-    book: Book, start: int, end: int, path: Path, offset: int, messages: int | None = None
+    book: Book, start: int, end: int, path: Path, offset: int, tally: Tally | None = None
 ) -> None:
     """Pass over positions that cannot be read, if there are any."""
     # How many messages there were may not be known.
-    lost = book.lose(start, end, 1 if messages is None else messages)
+    lost = book.lose(start, end, Tally(1, 0, 0, None) if tally is None else tally)
     if lost:
         logger.error(
             "journal_damaged",
@@ -279,7 +287,7 @@ def _lose(
                 "file": str(path),
                 "offset": offset,
                 "lost_bytes": lost,
-                "lost_messages": "unknown" if messages is None else messages,
+                "lost_messages": "unknown" if tally is None else tally.messages,
             },
         )
 
@@ -313,39 +321,53 @@ def _open(path: Path) -> LogFile:
     return LogFile(fd, path, int(path.stem.removeprefix("messages-")))
 
 
-def remember_ports(folder: Path, ports: dict[str, list[int]]) -> None:
-    """Write down on which ports a durable buffer listens, in the order of its addresses.
+def remember_ports(folder: Path, urls: Mapping[Side, Sequence[str]]) -> None:
+    """Write down on which ports a durable buffer listens.
+
+    Args:
+        folder: of its journal.
+        urls: for each side, in the order of the configured addresses.
 
     Raises:
-        OSError: the folder cannot be written.
+        InvalidConfigError: the folder cannot be written.
     """
-    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    ports = {side.value: [int(url.rpartition(":")[2]) for url in urls[side]] for side in urls}
     path = folder / PORTS_NAME
     new = path.with_suffix(".new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-    with os.fdopen(fd, "w") as file:
-        json.dump(ports, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
-    sync_folder(folder)
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        with os.fdopen(fd, "w") as file:
+            json.dump(ports, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(path)
+        sync_folder(folder)
+    except OSError as error:
+        raise InvalidConfigError(f"durable: {path} cannot be written: {error}") from error
 
 
-def on_remembered_ports(
-    folder: Path, side: str, addresses: tuple[Address, ...]
-) -> tuple[Address, ...]:
-    """Return the addresses with the ports on which the buffer listened before, if it did.
+def on_remembered_ports(config: BufferConfig) -> BufferConfig:
+    """Return the configuration with the ports on which a durable buffer listened before.
 
     Raises:
         InvalidConfigError: what was written down cannot be read.
     """
-    path = folder / PORTS_NAME
+    if config.durable is None:
+        return config
+    path = config.durable / PORTS_NAME
     try:
-        ports = json.loads(path.read_text())[side]
+        ports = json.loads(path.read_text())
+        inputs = _on_ports(config.inputs, ports["in"])
+        outputs = _on_ports(config.outputs, ports["out"])
     except FileNotFoundError:
-        return addresses
+        return config
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidConfigError(f"durable: {path} cannot be read: {error!r}") from error
+    return replace(config, inputs=inputs, outputs=outputs)
+
+
+def _on_ports(addresses: tuple[Address, ...], ports: Sequence[int]) -> tuple[Address, ...]:
+    """Return the addresses, each with its port of before if it still allows it."""
     if len(ports) != len(addresses):
         return addresses
     return tuple(

@@ -2,6 +2,7 @@
 
 from collections import deque
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lclstream.buffer import tcp
 from lclstream.buffer.commons import Commons
@@ -13,10 +14,14 @@ from lclstream.buffer.peers import Consumer, Newcomer, Producer, Side
 from lclstream.buffer.retention import Keep, Retention
 from lclstream.buffer.segments import Outlet, Segment, SpOutlet, minus
 from lclstream.buffer.sp import HEADER_BYTES
+from lclstream.buffer.stored import DiskSegment
 from lclstream.buffer.zmtp import CommandReader
 from lclstream.buffer.zmtp_outlet import ZmtpOutlet
 from lclstream.core.errors import DecodeError
 from lclstream.core.ledger import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # How often to look whether consumers that take nothing are still there, at least.
 CHECK_INTERVAL_S = 5.0
@@ -44,7 +49,8 @@ class Outflow:
         self._check_at: float | None = None
         self._ask_at: float | None = None
         self._ask_pause_s = FIRST_ASKING_S
-        self._is_safe = commons.config.delivery is Delivery.SAFE
+        # What is on disk is not given up for less.
+        self._is_safe = commons.config.delivery is Delivery.SAFE or commons.queue.is_durable
         limits = (commons.config.dead_after_s, commons.config.ack_timeout_s)
         self._check_interval_s = min(
             [CHECK_INTERVAL_S, *(limit / CHECKS_IN_TIME for limit in limits if limit)]
@@ -240,9 +246,18 @@ class Outflow:
 
     def _write(self, consumer: Consumer) -> None:
         commons = self._commons
-        parts = consumer.outlet.to_write()
+        on_disk = self._on_disk(consumer)
+        if on_disk is not None and not self._takes_files(consumer):
+            # Somebody else waits for the disk.
+            self.watch(consumer, READ)
+            commons.queue.load(on_disk, partial(self._loaded, consumer, on_disk))
+            return
+        parts: Sequence[memoryview] = () if on_disk is not None else consumer.outlet.to_write()
+        is_writing = on_disk is not None or bool(parts)
         try:
-            if len(parts) == 1:
+            if on_disk is not None:
+                count = on_disk.send(consumer.sock, consumer.outlet.wire_bytes)
+            elif len(parts) == 1:
                 count = consumer.wire.send(parts[0])
             else:
                 count = consumer.wire.sendmsg(parts) if parts else 0
@@ -257,8 +272,8 @@ class Outflow:
             consumer.blocked_since = None
         if self._check_at is None:
             self._check_at = commons.now + self._check_interval_s
-        segment = consumer.outlet.written(count) if parts else None
-        self.watch(consumer, READ if segment or not parts else READ | WRITE)
+        segment = consumer.outlet.written(count) if is_writing else None
+        self.watch(consumer, READ if segment or not is_writing else READ | WRITE)
         if consumer.watched & WRITE and consumer.blocked_since is None:
             consumer.blocked_since = commons.now
         if segment is None:
@@ -269,8 +284,33 @@ class Outflow:
             return
         commons.sent.merge(segment.tally)
         consumer.wrote(segment)
+        commons.queue.written(segment)
         commons.queue.finished()
         self._rest(consumer)
+
+    def _on_disk(self, consumer: Consumer) -> DiskSegment | None:
+        """Return the segment in hand if it has to be fetched from disk."""
+        segment = consumer.outlet.segment
+        if not isinstance(segment, DiskSegment):
+            return None
+        stored = segment.stored
+        if stored.is_loaded and not self._takes_files(consumer):
+            # Parts of it will be looked at until it is written.
+            stored.is_pinned = True
+        return None if stored.is_loaded else segment
+
+    def _takes_files(self, consumer: Consumer) -> bool:
+        """Whether the kernel can send it what is in a file, as it is there."""
+        return consumer.framing == "sp" and consumer.wire.can_splice
+
+    def _loaded(self, consumer: Consumer, segment: DiskSegment) -> None:
+        """Go on with a segment that was read from disk."""
+        if consumer.dead or consumer.outlet.segment is not segment:
+            segment.stored.unload()
+        elif segment.stored.broken:
+            self.left(consumer, "its next messages cannot be read from disk")
+        else:
+            self._write(consumer)
 
     def _rest(self, consumer: Consumer) -> None:
         """It has nothing to write: give it more, unless it holds too much already."""

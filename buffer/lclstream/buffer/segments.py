@@ -1,22 +1,37 @@
 """What the buffer queues: runs of whole messages as they lie in memory, and where they go."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from lclstream.buffer.memory import Block
 from lclstream.buffer.sp import HEADER, HEADER_BYTES
 from lclstream.core.ledger import MODULUS, Tally, digest64
+
+if TYPE_CHECKING:
+    from lclstream.buffer.journal import Recovered
+    from lclstream.buffer.streams import Stream
+
+
+class Held(Protocol):
+    """What a segment lies in: a block of memory, or a record on disk."""
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes."""
+
+    def hold(self) -> None:
+        """Add a reference."""
+
+    def release(self) -> None:
+        """Drop a reference."""
 
 
 class Segment:
     """Whole messages, headers included, in one block; holds a reference to it."""
 
-    __slots__ = ("block", "end", "queued", "since", "start", "tally")
+    __slots__ = ("block", "end", "queued", "sequence", "since", "start", "stream", "tally")
 
-    def __init__(
-        self, block: Block, start: int, end: int, tally: Tally, since: float = 0.0
-    ) -> None:
+    def __init__(self, block: Held, start: int, end: int, tally: Tally, since: float = 0.0) -> None:
         block.hold()
         self.block = block
         self.start = start
@@ -26,6 +41,10 @@ class Segment:
         """When its first message was whole."""
         self.queued = False
         """Whether it waits in the queue."""
+        self.stream: Stream | None = None
+        """What it came over, if the producer has named it."""
+        self.sequence = 0
+        """Number of its first message there."""
 
     @property
     def size_bytes(self) -> int:
@@ -65,9 +84,13 @@ class Segment:
             first.add_counted(size, digest)
         if not messages:
             return first, self
-        rest = Segment(self.block, position, self.end, minus(self.tally, first), self.since)
+        rest = self.part(position, minus(self.tally, first))
         self.release()
         return first, rest
+
+    def part(self, start: int, tally: Tally) -> "Segment":
+        """Return what begins at `start`, as a segment of its own."""
+        return Segment(self.block, start, self.end, tally, self.since)
 
 
 def minus(whole: Tally, part: Tally) -> Tally:
@@ -141,9 +164,20 @@ class SpOutlet:
 
 
 class Queue:
-    """First in, first out; each segment to the consumer that has been idle the longest."""
+    """First in, first out; each segment to the consumer that has been idle the longest.
+
+    This one lies in memory alone; `spill.ShelvedQueue` goes on in files.
+    """
+
+    is_durable = False
+    """Whether what is in it outlives the process."""
+    alarm = ""
+    """Why it cannot take what it should; empty if nothing is wrong."""
+    disk_bytes = 0
 
     def __init__(self) -> None:
+        self.kept: Callable[[Segment], None] = lambda _: None
+        """Hears of each segment that is in the custody of a durable queue."""
         self._segments: deque[Segment] = deque()
         self._idle: deque[Outlet] = deque()
         self.messages = 0
@@ -162,6 +196,21 @@ class Queue:
     def has_waiting(self) -> bool:
         """Whether something waits to be given to a consumer."""
         return bool(self._segments)
+
+    @property
+    def messages_on_disk(self) -> int:
+        """How many messages wait on disk alone."""
+        return 0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it needs memory itself, before any that could come in."""
+        return False
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether memory becomes free when consumers go on, or the disk."""
+        return not self.is_empty
 
     @property
     def oldest(self) -> float | None:
@@ -219,6 +268,37 @@ class Queue:
             outlet = self._idle.popleft()
             outlet.give(segment)
             yield outlet
+
+    def make_room(self, size_bytes: int) -> bool:
+        """Have memory become free if possible; return whether some is now."""
+        del size_bytes
+        return False
+
+    def load(self, segment: Segment, then: Callable[[], None]) -> None:
+        """Have a segment in memory, then go on."""
+        del segment
+        then()
+
+    def written(self, segment: Segment) -> None:
+        """Take note that a consumer has been written a segment."""
+
+    def stream_ended(self, stream: int, *, is_finished: bool) -> None:
+        """Take note that a stream has ended, or goes on after all."""
+
+    def recover(self, now: float) -> "Recovered | None":
+        """Begin with what a process before has left, if anything."""
+        del now
+        return None
+
+    def deadline(self) -> float | None:
+        """Return when `expire` has something to do."""
+        return None
+
+    def expire(self, now: float) -> None:
+        """Do what time has brought."""
+
+    def close(self, *, is_complete: bool) -> None:
+        """Let go of everything else, after `clear`."""
 
     def finished(self) -> None:
         """Take note that a consumer is done with its segment, one way or the other."""

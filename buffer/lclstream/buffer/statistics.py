@@ -40,6 +40,14 @@ class Counters:
     """Messages that consumers said they are done with."""
     consumers_broken: int = 0
     """Connections of consumers that ended with an error after messages went to them."""
+    spilled: int = 0
+    """Messages that were written to disk because memory was full."""
+    disk_refusals: int = 0
+    """How many times the disk began to refuse what should have been written."""
+    lost_on_disk: int = 0
+    """Messages that cannot be read from disk any more (at least)."""
+    kept_on_disk: int = 0
+    """Those of the undelivered ones that a durable buffer delivers when it is started again."""
     lanes_lost: int = 0
     """Lanes of the buffer that died; what they held is gone."""
 
@@ -54,6 +62,7 @@ class Counters:
             "producers_unfinished": "streams of producers ended without a word",
             "missing_in": "messages that producers sent never came",
             "producers_cut": "producers had not finished in time",
+            "lost_on_disk": "messages at least cannot be read from disk any more",
             "lanes_lost": "lanes of the buffer died with what they held",
             "consumers_broken": "consumers broke their connection: what they had is not known",
         }
@@ -112,6 +121,12 @@ class Statistics:
     """How long the message has waited that has waited the longest."""
     paused_producers: int
     """Not read from, because memory is full."""
+    disk_messages: int = 0
+    """Waiting on disk alone."""
+    spilled_bytes: int = 0
+    """What the files of messages take of the disk."""
+    alarm: str = ""
+    """What somebody should see to; empty if nothing is wrong."""
     counters: Counters = field(default_factory=Counters)
     peers: tuple[PeerRecord, ...] = ()
     """Connections that are, and the last ones that were."""

@@ -5,10 +5,12 @@ is told how many of its messages were accepted. No input or output.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lclstream.buffer.control import Frame
+from lclstream.buffer.store import StreamState
 from lclstream.core.errors import DecodeError
 
 # The lower bits of a stream's id number the connections of one producer.
@@ -28,6 +30,8 @@ class Stream:
     """Whether the producer wants to be told of them."""
     resumed: bool = False
     """Whether `accepted` is still to be told to a producer that waits for it."""
+    pending: int = 0
+    """How many of them are not on disk yet, in a durable buffer."""
     told: int = 0
     """Messages that the producer was told of."""
     finished: bool = False
@@ -36,6 +40,14 @@ class Stream:
     """Messages that it has sent then and that never came."""
     lost_at: float = 0.0
     """When its connection went."""
+
+    @property
+    def owed(self) -> int | None:
+        """What the producer has to be told, if anything: how many messages are in custody."""
+        kept = self.accepted - self.pending
+        # Who resumes would send again what is still on its way to the disk.
+        is_due = not self.pending if self.resumed else kept > self.told
+        return kept if self.acknowledges and is_due else None
 
     @property
     def producer(self) -> int:
@@ -90,6 +102,14 @@ class Streams:
         if stream.owner is owner:
             stream.owner, stream.lost_at = None, now
             stream.acknowledges = False
+
+    def restore(self, states: Mapping[int, StreamState], now: float) -> int:
+        """Take over the streams of a buffer that was killed; return how many producers have any."""
+        for name, state in states.items():
+            stream = Stream(name, accepted=state.accepted, finished=state.finished, lost_at=now)
+            self._streams[name] = stream
+            self._producers.add(stream.producer)
+        return len(self._producers)
 
     def is_new(self, stream: Stream) -> bool:
         """Return whether this is the first word of its producer, and take note of it."""

@@ -33,8 +33,10 @@ def rest_of(lost: Statistics) -> Statistics:
     gone = (
         "queue_messages", "queue_bytes", "held_bytes", "retained_messages",
         "producers", "consumers", "paused_producers", "capacity_bytes", "oldest_s",
+        "disk_messages", "spilled_bytes",
     )  # fmt: skip
     values.update(dict.fromkeys(gone, 0))
+    values["alarm"] = ""
     return Statistics(**values)
 
 
@@ -54,4 +56,6 @@ def _joined(name: str, found: list[Any]) -> Any:
         )
     if isinstance(first, tuple):
         return tuple(each for part in found for each in part)
+    if isinstance(first, str):
+        return "; ".join(sorted({text for text in found if text}))
     return max(found) if name in LARGEST else sum(found)
