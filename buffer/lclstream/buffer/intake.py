@@ -198,7 +198,14 @@ class Intake:
 
     def _walk(self, view: memoryview) -> Run:
         if not self._is_literal:
-            return walk(view, self._start, self._end, digests=self._digests, controls=self._is_ours)
+            return walk(
+                view,
+                self._start,
+                self._end,
+                digests=self._digests,
+                controls=self._is_ours,
+                limit_bytes=self._max_message_bytes,
+            )
         # This one message, whatever it looks like; what follows is walked when asked again.
         after = min(self._start + FRAME_BYTES, self._end)
         run = walk(view, self._start, after, digests=self._digests)
