@@ -13,7 +13,7 @@ client shows a certificate, and a POST is for those whose name is on a list.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pydantic import Field, ValidationError
@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from lclstream.buffer import metrics
 from lclstream.buffer.control_address import ControlAddress
 from lclstream.buffer.http_server import Answer, HttpServer, Request
+from lclstream.buffer.transport import certified_names
 from lclstream.core.errors import (
     InvalidConfigError,
     NotAuthorizedError,
@@ -155,7 +156,7 @@ class ControlPlane:
         if request.certificate is None:
             # Of a Unix socket: who could connect is its owner.
             return
-        names = certificate_names(request.certificate)
+        names = certified_names(request.certificate)
         if self._allowed_names.isdisjoint(names):
             shown = ", ".join(sorted(names)) or "nobody"
             logger.warning("control_refused", extra={"path": request.path, "names": shown})
@@ -188,24 +189,10 @@ class ControlPlane:
         return Answer.of({"accepted": True}, 202)
 
 
-def certificate_names(certificate: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names in a peer's certificate: common name, user id, alternative names.
-
-    Args:
-        certificate: as `ssl.SSLSocket.getpeercert` gives it.
-    """
-    names = {str(value) for _, value in certificate.get("subjectAltName", ())}
-    for part in certificate.get("subject", ()):
-        for key, value in part:
-            if key in ("commonName", "userId"):
-                names.add(str(value))
-    return frozenset(names)
-
-
 def _who(request: Request) -> str:
     if request.certificate is None:
         return "the owner of the control socket"
-    return ", ".join(sorted(certificate_names(request.certificate)))
+    return ", ".join(sorted(certified_names(request.certificate)))
 
 
 def _parsed(model: type[Model], body: bytes) -> Model:

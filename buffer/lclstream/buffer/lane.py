@@ -36,6 +36,7 @@ from lclstream.buffer.orders import (
 )
 from lclstream.buffer.peers import Newcomer, Side
 from lclstream.buffer.states import FINAL, BufferState
+from lclstream.buffer.transport import server_context
 from lclstream.core.logging import configure
 from lclstream.core.tls import Credentials
 
@@ -132,8 +133,8 @@ class Lane:
     def __init__(self, channel: Channel, setup: Setup) -> None:
         config = replace(setup.config, expect_producers=0, max_idle_s=0.0)
         if setup.identity is not None:
-            context = Credentials.from_folder(setup.identity).server_context()
-            config = replace(config, tls=context, require_tls=setup.config.require_tls)
+            context = server_context(Credentials.from_folder(setup.identity))
+            config = replace(config, tls=context, require_tls=setup.require_tls)
         self._channel = channel
         self._taken = dict.fromkeys(Side, 0)
         self._ending = LaneEnding(self._tell)

@@ -115,6 +115,7 @@ class Lanes:
         self._past: list[Statistics] = []
         """The last figures of lanes that are gone."""
         self._lost = 0
+        self._deaths = 0
         self._undelivered = 0
         """Messages that dead lanes held."""
 
@@ -199,11 +200,20 @@ class Lanes:
         self._lanes[lane.number] = lane
         asyncio.get_running_loop().add_reader(lane.channel.sock, self._hear, lane)
         config = self._share(lane.number)
+        require_tls = self._config.require_tls
         self._send(
             lane,
-            Setup(number=lane.number, parent=os.getpid(), config=config, identity=self._identity),
+            Setup(
+                number=lane.number,
+                parent=os.getpid(),
+                config=config,
+                identity=self._identity,
+                require_tls=require_tls,
+            ),
         )
-        asyncio.get_running_loop().call_later(START_TIMEOUT_S, self._check_start, lane)
+        if config.durable is None:
+            # How long it takes to look through a journal is not known.
+            asyncio.get_running_loop().call_later(START_TIMEOUT_S, self._check_start, lane)
 
     def _share(self, number: int) -> BufferConfig:
         """Return what one lane gets of the whole."""
@@ -243,19 +253,25 @@ class Lanes:
         self._look()
 
     def _died(self, lane: LaneProcess, status: int) -> None:
-        self._lost += 1
+        self._deaths += 1
         logger.error("lane_died", extra={"lane": lane.number, "status": status})
+        if self._config.durable is None:
+            self._lost_with(lane)
+        if not lane.ready or self._deaths > MAX_LANES_LOST:
+            self._failure = StreamError("the lanes of the buffer do not stay alive, see its log")
+            self.ending.stop("lanes do not stay alive")
+        elif not self._over.is_set():
+            self._start_lane()
+
+    def _lost_with(self, lane: LaneProcess) -> None:
+        """Count what a lane held; from a journal the next lane would take it over."""
+        self._lost += 1
         if lane.figures is not None:
             # What it told last is all that will ever be known of it.
             figures = lane.figures
             held = figures.received.messages - figures.sent.messages
             self._undelivered += max(held - figures.counters.undelivered, 0)
             self._past.append(rest_of(figures))
-        if not lane.ready or self._lost > MAX_LANES_LOST:
-            self._failure = StreamError("the lanes of the buffer do not stay alive, see its log")
-            self.ending.stop("lanes do not stay alive")
-        elif not self._over.is_set():
-            self._start_lane()
 
     def _close(self) -> None:
         self._over.set()

@@ -23,6 +23,7 @@ class Setup:
     """Without TLS contexts, which cannot travel."""
     identity: Path | None
     """Folder with the certificate for TLS."""
+    require_tls: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.control_address import ControlAddress
 from lclstream.buffer.control_plane import ControlPlane
 from lclstream.buffer.ending import Action
+from lclstream.buffer.journal import check_free, on_remembered_ports, remember_ports
 from lclstream.buffer.lanes import Lanes
 from lclstream.buffer.metrics import Rates
 from lclstream.buffer.peers import Side
@@ -51,6 +52,8 @@ class ServiceConfig:
     """Folder with the certificate that peers and watchers are shown."""
     control: tuple[ControlAddress, ...] = ()
     """Where to be watched and told what to do."""
+    controllers: tuple[str, ...] = ()
+    """Names in certificates of those who may tell it over HTTPS."""
 
     def __post_init__(self) -> None:
         if self.lanes < 1:
@@ -82,9 +85,13 @@ class BufferService:
         self._ended = False
         self._loop: asyncio.AbstractEventLoop
         self._lanes: Lanes
-        self._reception = Reception(config)
-        self._control = ControlPlane(self, credentials, config.allowed_names)
+        if config.durable is not None:
+            check_free(config.durable)
+        self._reception = Reception(on_remembered_ports(config))
+        self._control = ControlPlane(self, credentials, service.controllers)
         try:
+            if config.durable is not None:
+                remember_ports(config.durable, self._reception.urls)
             self._control.bind(service.control)
         except BaseException:
             self._reception.abandon()
