@@ -93,7 +93,8 @@ class Engine:
             self.door = entrance(
                 on_remembered_ports(config), commons.loop, self._welcome, self._refused
             )
-            if config.durable is not None:
+            # A lane has none: who listens for it remembers.
+            if config.durable is not None and any(self.door.urls.values()):
                 remember_ports(config.durable, self.door.urls)
         except BaseException:
             commons.queue.clear()

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,9 @@ PORTS_NAME = "ports.json"
 FILE_PATTERN = "messages-*.log"
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+# A killed process holds its lock until its last writing to the disk is over.
+LOCK_PATIENCE_S = 3.0
+LOCK_PAUSE_S = 0.01
 
 
 @dataclass(slots=True)
@@ -292,8 +296,17 @@ def _lose(
         )
 
 
+def check_free(folder: Path) -> None:
+    """Make sure that a journal can be opened by a process that is about to be started.
+
+    Raises:
+        InvalidConfigError: another process uses the folder, or it cannot be made.
+    """
+    os.close(_lock(folder))
+
+
 def _lock(folder: Path) -> int:
-    """Create the folder and lock it.
+    """Create the folder and lock it; waits a moment for a process that is being killed.
 
     Raises:
         InvalidConfigError: another process uses it, or it cannot be made.
@@ -303,17 +316,27 @@ def _lock(folder: Path) -> int:
         fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
         raise InvalidConfigError(f"durable: {folder} cannot be used: {error}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.pread(fd, 20, 0).decode(errors="replace").strip()
-        os.close(fd)
-        raise InvalidConfigError(
-            f"durable: {folder} is in use by another buffer (process {owner}): name another folder"
-        ) from None
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while not _try_lock(fd):
+        if time.monotonic() >= deadline:
+            owner = os.pread(fd, 20, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise InvalidConfigError(
+                f"durable: {folder} is in use by another buffer (process {owner}): "
+                f"name another folder"
+            )
+        time.sleep(LOCK_PAUSE_S)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(path: Path) -> LogFile:
