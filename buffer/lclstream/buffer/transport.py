@@ -41,11 +41,12 @@ class Wire(Protocol):
     """For epoll and what the kernel knows; not for data."""
     can_splice: bool
     """Whether the kernel may move bytes by itself."""
+
     def recv_into(self, view: memoryview, /) -> int:
         """Read into memory; 0 is the end of the stream."""
 
     def send(self, view: memoryview, /) -> int:
-        """Write; what was not written must come first the next time, unchanged."""
+        """Write; what was not written must come first the next time, unchanged and undiminished."""
 
     def sendmsg(self, views: Sequence[memoryview], /) -> int:
         """Write several pieces as if they were one; as `send`."""
@@ -187,7 +188,7 @@ class TlsWire:
         return self._more
 
     def send(self, view: memoryview) -> int:
-        """Write; return how much was. What was not must come first the next time, unchanged."""
+        """Write; return how much was written."""
         return self.sendmsg((view,))
 
     def sendmsg(self, views: Sequence[memoryview]) -> int:
