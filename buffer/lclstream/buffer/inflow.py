@@ -117,6 +117,15 @@ class Inflow:
         if self.streams.unfinished():
             self._missed_until = commons.now + commons.config.resume_timeout_s
 
+    def release(self, number: int) -> int:
+        """Let another lane go on with a stream; return how many of its messages were accepted."""
+        stream = self.streams.release(number)
+        if stream is None:
+            return 0
+        if isinstance(stream.owner, Producer):
+            self._left(stream.owner, "goes on over another connection")
+        return stream.accepted
+
     def cut_all(self, problem: str) -> None:
         """Close every connection."""
         for producer in list(self.producers):

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -23,13 +24,17 @@ from lclstream.buffer.linked import LinkedEngine
 from lclstream.buffer.loop import READ, WRITE, Loop
 from lclstream.buffer.orders import (
     Ask,
+    Claim,
     Connection,
     Count,
     Figures,
+    Grant,
     Link,
     LinkEnded,
     Order,
     Ready,
+    Release,
+    Released,
     Setup,
     Told,
     Unlink,
@@ -143,25 +148,59 @@ class Lane:
         self._door = cast("LaneDoor", self._engine.door)
         self._engine.watch(channel.sock, READ, self._on_channel)
         self._watched = READ
+        self._inbox: deque[tuple[Any, list[socket.socket]]] = deque()
+        if setup.several:
+            self._engine.share_streams(self._claim)
 
     def run(self) -> None:
         """Serve until the whole buffer has ended."""
         self._send(Ready())
         self._engine.run()
         self._channel.sock.settimeout(FAREWELL_TIMEOUT_S)
-        self._channel.send(Figures(statistics=self._engine.external_statistics(), token=None))
+        self._channel.send(self._figures(None))
         self._engine.close()
 
     def _on_channel(self, events: int) -> None:
         if events & WRITE:
             self._flush()
+        self._inbox += self._receive()
+        self._work_off()
+
+    def _work_off(self) -> None:
+        while self._inbox:
+            self._obey(*self._inbox.popleft())
+
+    def _receive(self) -> list[tuple[Any, list[socket.socket]]]:
         try:
-            messages = self._channel.receive()
+            return self._channel.receive()
         except EOFError:
             # Nobody is left who could be told anything.
             os._exit(EXIT_ORPHANED)
-        for message, socks in messages:
-            self._obey(message, socks)
+
+    def _claim(self, stream: int) -> int:
+        """Ask for a stream, and wait: what follows depends on the answer.
+
+        Another lane may be waiting for us meanwhile.
+        """
+        self._send(Claim(stream))
+        poll = select.poll()
+        accepted: int | None = None
+        while accepted is None:
+            poll.register(
+                self._channel.sock, select.POLLIN | (select.POLLOUT * bool(self._channel.waiting))
+            )
+            poll.poll()
+            self._flush()
+            for message, socks in self._receive():
+                if isinstance(message, Grant) and message.stream == stream:
+                    accepted = message.accepted
+                elif isinstance(message, Release):
+                    self._obey(message, socks)
+                else:
+                    self._inbox.append((message, socks))
+        if self._inbox:
+            self._engine.again(self._work_off)
+        return accepted
 
     def _obey(self, message: Any, socks: list[socket.socket]) -> None:
         engine = self._engine
@@ -175,20 +214,30 @@ class Lane:
         elif isinstance(message, Order):
             self._ending.obey(message)
             engine.look_again()
+        elif isinstance(message, Release):
+            self._send(Released(message.stream, engine.release(message.stream)))
         elif isinstance(message, Ask):
             self._ending.answer(message.token)
             engine.look_again()
         elif isinstance(message, Count):
-            self._send(Figures(statistics=engine.external_statistics(), token=message.token))
+            self._send(self._figures(message.token))
 
     def _tell(self, facts: Facts, token: int | None) -> None:
         self._send(
             Told(
                 facts=facts,
                 ready_consumers=self._engine.ready_consumers,
+                producers=self._engine.named_producers,
                 taken=dict(self._taken),
                 token=token,
             )
+        )
+
+    def _figures(self, token: int | None) -> Figures:
+        return Figures(
+            statistics=self._engine.external_statistics(),
+            producers=self._engine.named_producers,
+            token=token,
         )
 
     def _link_ended(self, name: int) -> None:

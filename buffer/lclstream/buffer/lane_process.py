@@ -34,6 +34,8 @@ class LaneProcess:
         self.number = number
         self.ready = False
         self.told: Told | None = None
+        self.producers: frozenset[int] = frozenset()
+        """Those that named themselves there."""
         self.figures: Statistics | None = None
         """The last that it told."""
         self.finished = False

@@ -22,17 +22,22 @@ from typing import Any
 from lclstream.buffer import balance
 from lclstream.buffer.balance import Route
 from lclstream.buffer.config import BufferConfig
+from lclstream.buffer.custody import Custody
 from lclstream.buffer.ending import Action, Ending, Facts
 from lclstream.buffer.lane_process import LaneProcess
 from lclstream.buffer.orders import (
     Ask,
+    Claim,
     Connection,
     Count,
     Figures,
+    Grant,
     Link,
     LinkEnded,
     Order,
     Ready,
+    Release,
+    Released,
     Setup,
     Told,
     Unlink,
@@ -102,6 +107,10 @@ class Lanes:
         self._links: dict[int, LinkState] = {}
         self._next_lane = self._next_link = 0
         self._rounds = Rounds()
+        self._custody = Custody(self._have_released, self._grant)
+        self._named_in_past: frozenset[int] = frozenset()
+        self._named_count = 0
+        """How often those were counted."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._refreshing = self._refresh_again = False
         self._counting: asyncio.Task[None] | None = None
@@ -187,6 +196,7 @@ class Lanes:
         whole = total([*self._past, *told] or [self._nothing()])
         counters = replace(whole.counters, lanes_lost=self._lost)
         counters.undelivered += self._undelivered
+        counters.producers_seen -= self._known_twice()
         state = self.ending.state
         if state is BufferState.COMPLETE and not self.is_complete:
             state = BufferState.INCOMPLETE
@@ -209,6 +219,7 @@ class Lanes:
                 config=config,
                 identity=self._identity,
                 require_tls=require_tls,
+                several=self._count > 1,
             ),
         )
         if config.durable is None:
@@ -242,12 +253,16 @@ class Lanes:
         del self._lanes[lane.number]
         for name in list(self._links):
             self._end_closed(name, lane.number)
+        if lane.figures is not None:
+            self._named_in_past |= lane.producers
+            self._named_count += len(lane.producers)
         status = lane.close()
         if not lane.finished:
             self._died(lane, status)
         elif lane.figures is not None:
             self._past.append(lane.figures)
         self._rounds.gone(lane.number)
+        self._custody.gone(lane.number)
         if not self._lanes:
             self._all_gone.set()
         self._look()
@@ -300,17 +315,23 @@ class Lanes:
     def _heard(self, lane: LaneProcess, message: Any) -> None:
         if isinstance(message, Told):
             lane.told = message
+            lane.producers = message.producers
             if message.token is not None:
                 self._rounds.answered(message.token, lane.number)
             else:
                 self._look()
         elif isinstance(message, Figures):
             lane.figures = message.statistics
+            lane.producers = message.producers
             lane.finished = message.token is None
             self._rounds.answered(message.token, lane.number)
         elif isinstance(message, LinkEnded):
             self._end_closed(message.name, lane.number)
             self._look()
+        elif isinstance(message, Claim):
+            self._custody.claimed(message.stream, lane.number)
+        elif isinstance(message, Released):
+            self._custody.released(message.stream, message.accepted)
         elif isinstance(message, Ready):
             lane.ready = True
             if self._ordered is not None:
@@ -327,6 +348,13 @@ class Lanes:
         if not lane.send(message, socks):
             asyncio.get_running_loop().add_writer(lane.channel.sock, self._flush, lane)
 
+    def _have_released(self, stream: int, number: int) -> None:
+        self._send(self._lanes[number], Release(stream))
+
+    def _grant(self, stream: int, number: int, accepted: int) -> None:
+        if number in self._lanes:
+            self._send(self._lanes[number], Grant(stream, accepted))
+
     def _flush(self, lane: LaneProcess) -> None:
         if lane.flush():
             asyncio.get_running_loop().remove_writer(lane.channel.sock)
@@ -339,7 +367,8 @@ class Lanes:
         return [lane for lane in self._lanes.values() if lane.ready]
 
     def _pass_on(self) -> None:
-        lanes = self._ready_lanes()
+        # The first to be ready would get them all.
+        lanes = self._ready_lanes() if self.ready.is_set() else []
         while lanes and self._waiting:
             side, sock, address = self._waiting.pop(0)
             lane = self._lanes[balance.choose([each.load for each in lanes], side)]
@@ -395,7 +424,8 @@ class Lanes:
             now=now,
             producers=sum(load.producers for load in loads) + sides.count(Side.IN),
             producers_seen=sum(facts.producers_seen for facts in told)
-            + sum(past.counters.producers_seen for past in self._past),
+            + sum(past.counters.producers_seen for past in self._past)
+            - self._known_twice(),
             consumers=sum(load.consumers for load in loads) + sides.count(Side.OUT),
             consumers_seen=sum(facts.consumers_seen for facts in told)
             + sum(past.counters.consumers_seen for past in self._past),
@@ -403,6 +433,12 @@ class Lanes:
             last_activity=max([self._last_activity, *(facts.last_activity for facts in told)]),
             has_faults=any(facts.has_faults for facts in told) or self._lost > 0,
         )
+
+    def _known_twice(self) -> int:
+        """Return how many producers too many a sum over the lanes counts."""
+        named = [lane.producers for lane in self._lanes.values()]
+        several = sum(map(len, named)) + self._named_count
+        return several - len(self._named_in_past.union(*named))
 
     def _wake_at(self, deadline: float | None) -> None:
         if self._timer is not None:

@@ -54,6 +54,19 @@ class LinkedEngine(Engine):
             for consumer in self._outflow.consumers.values()
         )
 
+    @property
+    def named_producers(self) -> frozenset[int]:
+        """Producers that named themselves; with several lanes others may know them too."""
+        return frozenset(self._inflow.streams.producers)
+
+    def share_streams(self, claim: Callable[[int], int]) -> None:
+        """Have other lanes asked for streams that are new here."""
+        self._inflow.streams.claim = claim
+
+    def release(self, stream: int) -> int:
+        """Let another lane go on with a stream; return how many of its messages were accepted."""
+        return self._inflow.release(stream)
+
     def watch(self, sock: socket.socket, events: int, handler: Handler) -> None:
         """Have the loop watch something else as well."""
         self._commons.loop.watch(sock, events, handler)
@@ -61,6 +74,10 @@ class LinkedEngine(Engine):
     def change(self, sock: socket.socket, events: int) -> None:
         """Ask for other events of it."""
         self._commons.loop.change(sock, events)
+
+    def again(self, work: Callable[[], None]) -> None:
+        """Have something done in the loop's next turn."""
+        self._commons.loop.again(work)
 
     def look_again(self) -> None:
         """Have the state of affairs looked at before the loop sleeps."""

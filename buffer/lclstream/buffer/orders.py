@@ -24,6 +24,8 @@ class Setup:
     identity: Path | None
     """Folder with the certificate for TLS."""
     require_tls: bool
+    several: bool
+    """Whether there are other lanes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,38 @@ class Count:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Let another lane go on with a stream of a producer."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Go on with a stream that was claimed."""
+
+    stream: int
+    accepted: int
+    """How many of its messages other lanes have accepted."""
+
+
 # From a lane.
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A producer has named a stream that is not known here: whose is it?"""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A stream is known here no more."""
+
+    stream: int
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +122,8 @@ class Told:
     facts: Facts
     ready_consumers: int
     """Consumers of its own that completed the handshake."""
+    producers: frozenset[int]
+    """Producers that named themselves; other lanes may know them too."""
     taken: dict[Side, int]
     """Connections that it was passed so far, links not counted."""
     token: int | None = None
@@ -107,5 +142,7 @@ class Figures:
     """The figures of a lane; what came and went over links is not in them."""
 
     statistics: Statistics
+    producers: frozenset[int]
+    """Producers that named themselves."""
     token: int | None
     """Of the question that this answers; None: the lane has ended, these are its last."""

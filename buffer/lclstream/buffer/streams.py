@@ -5,7 +5,7 @@ is told how many of its messages were accepted. No input or output.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,12 @@ class Streams:
     """All streams that were ever named."""
 
     def __init__(self) -> None:
+        self.claim: Callable[[int], int] = _of_nobody
+        """Asks for a stream that is new here; returns how many of its messages other lanes of
+        this buffer have accepted, which then know it no more."""
+        self.producers: set[int] = set()
+        """Those that have delivered something, or said that there is nothing."""
         self._streams: dict[int, Stream] = {}
-        self._producers: set[int] = set()
 
     def heard(
         self, owner: Any, stream: Stream | None, kind: Frame, number: int
@@ -108,15 +112,19 @@ class Streams:
         for name, state in states.items():
             stream = Stream(name, accepted=state.accepted, finished=state.finished, lost_at=now)
             self._streams[name] = stream
-            self._producers.add(stream.producer)
-        return len(self._producers)
+            self.producers.add(stream.producer)
+        return len(self.producers)
 
     def is_new(self, stream: Stream) -> bool:
         """Return whether this is the first word of its producer, and take note of it."""
-        if stream.producer in self._producers:
+        if stream.producer in self.producers:
             return False
-        self._producers.add(stream.producer)
+        self.producers.add(stream.producer)
         return True
+
+    def release(self, number: int) -> Stream | None:
+        """Forget a stream that goes on in another lane; return it as it is, if it was here."""
+        return self._streams.pop(number, None)
 
     @property
     def missing(self) -> int:
@@ -137,8 +145,16 @@ class Streams:
             stream.lost_at = -math.inf
 
     def _open(self, owner: Any, number: int) -> tuple[Stream, Any]:
-        stream = self._streams.setdefault(number, Stream(number))
+        stream = self._streams.get(number)
+        if stream is None:
+            stream = self._streams[number] = Stream(number, accepted=self.claim(number))
         before, stream.owner = stream.owner, owner
         stream.finished, stream.missing = False, 0
         stream.acknowledges = False
         return stream, before
+
+
+def _of_nobody(number: int) -> int:
+    """There are no other lanes."""
+    del number
+    return 0
