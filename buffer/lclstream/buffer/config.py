@@ -70,7 +70,8 @@ class BufferConfig:
     tls: ssl.SSLContext | None = None
     """Of a server; without it TLS is refused."""
     require_tls: bool = False
-    """Whether connections without TLS are refused."""
+    """Whether connections without TLS are refused; they always are at addresses with `tls+tcp`,
+    and if `allowed_names` are given."""
     allowed_names: tuple[str, ...] = ()
     """Names of which a peer's certificate must bear one; empty: any that the authority of
     `tls` has signed."""
@@ -116,5 +117,7 @@ class BufferConfig:
         ]
         if self.require_tls and self.tls is None:
             problems.append("require_tls needs tls: a certificate to show to peers")
+        if self.tls is None and any(address.tls for address in (*self.inputs, *self.outputs)):
+            problems.append("addresses with tls+tcp:// need tls: a certificate to show to peers")
         if problems:
             raise InvalidConfigError("invalid buffer configuration", problems)

@@ -6,6 +6,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from lclstream.buffer import tcp
@@ -14,7 +15,7 @@ from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.loop import READ, Loop
 from lclstream.buffer.opening import Opening, Terms
 from lclstream.buffer.peers import Newcomer, Side
-from lclstream.core.errors import LclstreamError
+from lclstream.core.errors import InvalidConfigError, LclstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,11 @@ class Door:
         self._terms = Terms(
             tls=config.tls, require_tls=config.require_tls, allowed_names=config.allowed_names
         )
+        if config.allowed_names and config.tls is None:
+            raise InvalidConfigError(
+                "allowed_names need tls: without it nobody shows a certificate, and is let in"
+            )
+        self._only_tls: set[socket.socket] = set()
         self._loop = loop
         self._welcome = welcome
         self._refused = refused
@@ -72,6 +78,8 @@ class Door:
                 for address in addresses:
                     sock = listen(address)
                     self._listeners[side].append(sock)
+                    if address.tls:
+                        self._only_tls.add(sock)
                     self.urls[side].append(listening_url(sock, address, config.advertised_host))
                     self._watch(side, sock)
         except BaseException:
@@ -130,7 +138,8 @@ class Door:
                     raise
                 self._pause(side, listener, error)
                 return
-            self._begin(side, sock, f"{place[0]}:{place[1]}")
+            only_tls = listener in self._only_tls
+            self._begin(side, sock, f"{place[0]}:{place[1]}", only_tls=only_tls)
 
     def _pause(self, side: Side, listener: socket.socket, error: OSError) -> None:
         logger.error("accept_paused", extra={"side": side, "reason": str(error)})
@@ -138,9 +147,12 @@ class Door:
         self._paused.append((side, listener))
         self._resume_at = time.monotonic() + ACCEPT_PAUSE_S
 
-    def _begin(self, side: Side, sock: socket.socket, address: str) -> None:
+    def _begin(
+        self, side: Side, sock: socket.socket, address: str, *, only_tls: bool = False
+    ) -> None:
         tcp.tune(sock, keep_unsent=side is Side.OUT, dead_after_s=self._config.dead_after_s)
-        opening = Opening(sock, side.protocol, self._terms)
+        terms = replace(self._terms, require_tls=True) if only_tls else self._terms
+        opening = Opening(sock, side.protocol, terms)
         now = time.monotonic()
         newcomer = Newcomer(
             wire=opening.wire,
