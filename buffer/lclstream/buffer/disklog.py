@@ -147,7 +147,7 @@ class Log:
     @property
     def disk_bytes(self) -> int:
         """What all files take of the disk."""
-        return sum(file.disk_bytes for file in self.files)
+        return sum(file.disk_bytes for file in tuple(self.files))
 
     def append(self, entries: Sequence[Entry]) -> tuple[list[Place], OSError | None]:
         """Append as many of the entries as the disk takes.

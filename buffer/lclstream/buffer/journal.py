@@ -110,7 +110,7 @@ class Journal:
 
     @property
     def disk_bytes(self) -> int:
-        """What the messages take of the disk."""
+        """What the messages take of the disk, about; for any thread."""
         return self._log.disk_bytes
 
     def append(self, entries: Sequence[Entry]) -> Outcome:
@@ -118,7 +118,7 @@ class Journal:
         places, refusal = self._log.append(entries)
         for entry, _ in zip(entries, places, strict=False):
             self._book.accept(entry.stream, entry.sequence, entry.tally)
-        return Outcome(places, refusal, self._log.disk_bytes)
+        return Outcome(places, refusal)
 
     def consume(
         self, spans: Sequence[Span], finished: Iterable[tuple[int, bool]] = ()

@@ -173,7 +173,6 @@ class Queue:
     """Whether what is in it outlives the process."""
     alarm = ""
     """Why it cannot take what it should; empty if nothing is wrong."""
-    disk_bytes = 0
 
     def __init__(self) -> None:
         self.kept: Callable[[Segment], None] = lambda _: None
@@ -196,6 +195,11 @@ class Queue:
     def has_waiting(self) -> bool:
         """Whether something waits to be given to a consumer."""
         return bool(self._segments)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the messages take of the disk."""
+        return 0
 
     @property
     def messages_on_disk(self) -> int:

@@ -126,7 +126,6 @@ class ShelvedQueue(Queue):
         self.is_durable = store.is_durable
         self.alarm = ""
         """Why nothing more goes to disk; empty if nothing is wrong."""
-        self.disk_bytes = 0
         self._store = store
         self._memory = memory
         self._loop = loop
@@ -178,6 +177,11 @@ class ShelvedQueue(Queue):
             or self._tail
             or any(not isinstance(segment, DiskSegment) for segment in reversed(self._segments))
         )
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the messages take of the disk."""
+        return self._store.disk_bytes
 
     @property
     def messages_on_disk(self) -> int:
@@ -264,7 +268,6 @@ class ShelvedQueue(Queue):
         self._region.extend(recovered.extents, recovered.waiting)
         self._region.since = now
         self._count(recovered.waiting)
-        self.disk_bytes = self._store.disk_bytes
         self._refill()
         return recovered
 
@@ -365,7 +368,6 @@ class ShelvedQueue(Queue):
         """Go on with what was written, and what was not."""
         batch, self._writing = self._writing, []
         self._wanted_bytes = 0
-        self.disk_bytes = outcome.disk_bytes
         places = outcome.places
         for segment, place in zip(batch, places, strict=False):
             if self.is_durable:

@@ -46,7 +46,6 @@ class Outcome:
     """Of the first entries, as many as were written."""
     refusal: OSError | None
     """Why there are not more."""
-    disk_bytes: int
 
 
 @dataclass(slots=True)
@@ -64,6 +63,10 @@ class Store(Protocol):
 
     is_durable: bool
     """Whether messages outlive the process."""
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the messages take of the disk, about; for any thread."""
 
     def append(self, entries: Sequence[Entry]) -> Outcome:
         """Write messages, in this order, as many as the disk takes."""
@@ -110,10 +113,15 @@ class Spill:
         )
         self._holes = Ranges()
 
+    @property
+    def disk_bytes(self) -> int:
+        """What the messages take of the disk, about; for any thread."""
+        return self._log.disk_bytes
+
     def append(self, entries: Sequence[Entry]) -> Outcome:
         """Write messages, in this order, as many as the disk takes."""
         places, refusal = self._log.append(entries)
-        return Outcome(places, refusal, self._log.disk_bytes)
+        return Outcome(places, refusal)
 
     def consume(
         self, spans: Sequence[Span], finished: Iterable[tuple[int, bool]] = ()
