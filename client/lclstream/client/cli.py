@@ -59,6 +59,12 @@ def _add_pull(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
         "--names", default="%05d.h5", help="pattern of the members' names (default: %(default)s)"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument(
+        "--delivery",
+        choices=["fast", "safe"],
+        help="safe: tell our buffer which messages are written, so that another consumer gets the "
+        "others if this one dies (default: as the transfer that this job is in has it, else fast)",
+    )
     parser.set_defaults(run=_pull)
 
 
@@ -83,6 +89,13 @@ def _add_push(commands: "CommandGroup[argparse.ArgumentParser]") -> None:
         type=int,
         default=0,
         help="connections to dial; 0 waits at the address for whoever pulls (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--delivery",
+        choices=["fast", "safe"],
+        default="fast",
+        help="safe: keep what our buffer has not acknowledged, and send it again if a connection "
+        "breaks (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
@@ -133,7 +146,10 @@ def _pull(options: argparse.Namespace) -> int:
 
     _refuse_terminal()
     urls = options.listen or options.dial or options.urls or None
-    receiver = Receiver(urls, listen=bool(options.listen), peers=options.ndial)
+    acknowledge = None if options.delivery is None else options.delivery == "safe"
+    receiver = Receiver(
+        urls, listen=bool(options.listen), peers=options.ndial, acknowledge=acknowledge
+    )
     progress = None if options.quiet else sys.stderr
     with stop_on_signals(receiver.stop) as signals, _stdout() as file:
         try:
@@ -184,7 +200,12 @@ def _push(options: argparse.Namespace) -> int:
     if missing:
         raise InvalidConfigError(f"no such file: {', '.join(missing)}")
     urls = [options.addr] * max(options.ndial, 1)
-    with Push(urls, listen=options.ndial < 1, connect_timeout_s=options.timeout) as push:
+    with Push(
+        urls,
+        listen=options.ndial < 1,
+        delivery=options.delivery,
+        connect_timeout_s=options.timeout,
+    ) as push:
         for path in options.files:
             push.send(_content(path))
     sys.stderr.write(f"Sent {len(options.files)} messages\n")

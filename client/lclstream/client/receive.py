@@ -19,6 +19,7 @@ from typing import Self
 from lclstream.buffer.endpoints import Pull, ReceiveTimeoutError
 from lclstream.core.errors import BufferClosedError, EndOfStream, InvalidConfigError, LclstreamError
 from lclstream.core.ledger import (
+    ENV_DELIVERY,
     ENV_REPORT_URL,
     ENV_URL,
     REPORT_INTERVAL_S,
@@ -80,6 +81,9 @@ class Receiver:
         report_url: where to report; None reports to the transfer that this job is in, if any and
             if the stream is that transfer's.
         credentials: who reports there.
+        acknowledge: whether to tell the buffer which messages are dealt with, which is when the
+            next one is asked for: what is not goes to another consumer if this one dies. None:
+            as the transfer that this job is in has it.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Receiver:
         timeout_s: float | None = None,
         report_url: str | None = None,
         credentials: Credentials | None = None,
+        acknowledge: bool | None = None,
     ) -> None:
         if (report_url is None) != (credentials is None):
             raise InvalidConfigError("report_url and credentials go together")
@@ -120,7 +125,16 @@ class Receiver:
         self._reported = (self._began, 0)
         self._resources = ExitStack()
         self._reporter: Reporter | None = None
-        self._pull = Pull(addresses if listen else addresses * peers, listen=listen, peers=peers)
+        if acknowledge is None:
+            delivery = os.environ.get(ENV_DELIVERY, "")
+            acknowledge = delivery == "safe" and not (listen or self._elsewhere)
+        self._acknowledges = acknowledge
+        self._pull = Pull(
+            addresses if listen else addresses * peers,
+            listen=listen,
+            peers=peers,
+            acknowledge=acknowledge,
+        )
         self._resources.callback(self._pull.close)
 
     @property
@@ -171,8 +185,12 @@ class Receiver:
                 payload = self.recv()
             except EndOfStream:
                 return
-            self.count(payload)
+            if not self._acknowledges:
+                self.count(payload)
             yield payload
+            if self._acknowledges:
+                # Who leaves the loop before leaves this one to another consumer.
+                self.count(payload)
 
     def recv(self) -> memoryview:
         """Return the next message.

@@ -46,6 +46,7 @@ ENV_ROLE = "LCLSTREAM_ROLE"
 ENV_URL = "LCLSTREAM_URL"
 ENV_REPORT_URL = "LCLSTREAM_REPORT_URL"
 ENV_IDENTITY = "LCLSTREAM_IDENTITY"
+ENV_DELIVERY = "LCLSTREAM_DELIVERY"
 
 Hop = Literal["producer", "buffer", "consumer"]
 Payload = bytes | bytearray | memoryview

@@ -76,6 +76,9 @@ class TransferRequest(StrictModel):
     """Where the buffer runs; by default where the producers run."""
     memory: str | None = Field(default=None, pattern=r"^[1-9][0-9]*(KiB|MiB|GiB)?$")
     """How much the buffer may hold, e.g. `256MiB`; by default what the site says."""
+    delivery: Literal["fast", "safe"] = "fast"
+    """`safe`: messages are kept until they are acknowledged, so that none is lost when a producer
+    or consumer dies; `fast`: at most once, at the least cost."""
     limits: LimitsRequest = Field(default_factory=LimitsRequest)
     hold: bool = False
     """Whether nothing is started until it is asked for: a reservation."""

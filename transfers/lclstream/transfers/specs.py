@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.ledger import (
+    ENV_DELIVERY,
     ENV_IDENTITY,
     ENV_REPORT_URL,
     ENV_ROLE,
@@ -126,6 +127,7 @@ class Specs:
         if job.role is not Role.BUFFER:
             producing = job.role is Role.PRODUCER
             own[ENV_URL] = transfer.push_url if producing else transfer.pull_url
+            own[ENV_DELIVERY] = wanted.request.delivery
         return {**wanted.site.environment, **wanted.start.get("environment", {}), **own}
 
 
@@ -138,6 +140,7 @@ def streamer_file(request: TransferRequest, transfer: Transfer) -> bytes:
         urls=[transfer.push_url],
         role="client",
         library="nng",
+        delivery=request.delivery,
         # A full buffer lets producers wait; it is the transfer's limits that end this.
         send_timeout_s=transfer.limits.total_s,
         flush_timeout_s=transfer.limits.drain_s,
@@ -181,6 +184,7 @@ def _buffer_command(wanted: JobRequest) -> list[str]:
         f"--in={address}",
         f"--out={address}",
         f"--memory={wanted.request.memory or site.buffer_memory}",
+        f"--delivery={wanted.request.delivery}",
         # It ends when this service says so, who knows when all producers have ended; connections
         # that come and go say less. Left alone it ends after the longest time of a transfer.
         "--expect-producers=0",

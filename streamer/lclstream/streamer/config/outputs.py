@@ -1,8 +1,8 @@
 """What becomes of the events: the models of processing, serializers and handlers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lclstream.core.models import StrictModel
 
@@ -113,6 +113,8 @@ class BinaryDataStreamingDataHandlerConfig(StrictModel):
     """Whether each rank uses its own share of the urls instead of all."""
     buffer: int = Field(default=0, ge=0)
     """Send buffer of the operating system in bytes, for zmq; 0 = its default."""
+    delivery: Literal["fast", "safe"] = "fast"
+    """`safe`: keep messages until our buffer has acknowledged them; needs nng and `client`."""
     connect_timeout_s: float = Field(default=30.0, gt=0)
     """How long a message may wait while nobody is at the other end; then the run fails."""
     send_timeout_s: float = Field(default=600.0, gt=0)
@@ -134,6 +136,12 @@ class BinaryDataStreamingDataHandlerConfig(StrictModel):
             if scheme == "tcp" and not (port.isdigit() and int(port) < 65536):
                 raise ValueError(f"{url!r} must be tcp://HOST:PORT")
         return urls
+
+    @model_validator(mode="after")
+    def _acknowledged(self) -> Self:
+        if self.delivery == "safe" and (self.library, self.role) != ("nng", "client"):
+            raise ValueError("delivery 'safe' needs library 'nng' and role 'client'")
+        return self
 
 
 DataHandlerConfig = Annotated[

@@ -18,6 +18,7 @@ class NngPushHandler:
         self._push = Push(
             urls,
             listen=listens,
+            delivery=config.delivery,
             send_timeout_s=config.send_timeout_s,
             # Who listens waits for its receivers as long as for a slow one.
             connect_timeout_s=config.send_timeout_s if listens else config.connect_timeout_s,
@@ -29,7 +30,7 @@ class NngPushHandler:
         return list(self._push.urls)
 
     def send(self, payload: memoryview, events: int) -> None:
-        """Send one message; it is in the kernel when this returns.
+        """Send one message; it is in the kernel, or kept until acknowledged, when this returns.
 
         Raises:
             UnavailableError: nobody took it in time.
@@ -39,7 +40,7 @@ class NngPushHandler:
         self._push.send(payload)
 
     def close(self, *, complete: bool = True) -> None:
-        """Wait until the receivers' kernels have acknowledged every byte.
+        """Wait until the receivers, or their kernels, have acknowledged everything.
 
         Raises:
             DeliveryError: messages were lost.
