@@ -27,6 +27,7 @@ from lclstream.buffer.orders import (
     Claim,
     Connection,
     Count,
+    Failed,
     Figures,
     Grant,
     Link,
@@ -42,6 +43,7 @@ from lclstream.buffer.orders import (
 from lclstream.buffer.peers import Newcomer, Side
 from lclstream.buffer.states import FINAL, BufferState
 from lclstream.buffer.transport import server_context
+from lclstream.core.errors import LclstreamError
 from lclstream.core.logging import configure
 from lclstream.core.tls import Credentials
 
@@ -64,9 +66,9 @@ class LaneDoor(Door):
     ) -> None:
         super().__init__(replace(config, inputs=(), outputs=()), loop, welcome, refused)
 
-    def admit(self, side: Side, sock: socket.socket, address: str) -> None:
+    def admit(self, sock: socket.socket, connection: Connection) -> None:
         """See an accepted connection through its handshake."""
-        self._begin(side, sock, address)
+        self._begin(connection.side, sock, connection.address, only_tls=connection.only_tls)
 
 
 class LaneEnding:
@@ -139,7 +141,12 @@ class Lane:
         config = replace(setup.config, expect_producers=0, max_idle_s=0.0)
         if setup.identity is not None:
             context = server_context(Credentials.from_folder(setup.identity))
-            config = replace(config, tls=context, require_tls=setup.require_tls)
+            config = replace(
+                config,
+                tls=context,
+                require_tls=setup.require_tls,
+                allowed_names=setup.allowed_names,
+            )
         self._channel = channel
         self._taken = dict.fromkeys(Side, 0)
         self._ending = LaneEnding(self._tell)
@@ -206,7 +213,7 @@ class Lane:
         engine = self._engine
         if isinstance(message, Connection):
             self._taken[message.side] += 1
-            self._door.admit(message.side, socks[0], message.address)
+            self._door.admit(socks[0], message)
         elif isinstance(message, Link):
             engine.link(message.side, socks[0], message.name)
         elif isinstance(message, Unlink):
@@ -305,7 +312,12 @@ def main() -> int:
     for handler in logging.getLogger().handlers:
         handler.addFilter(LaneNumber(setup.number))
     try:
-        Lane(channel, setup).run()
+        lane = Lane(channel, setup)
+    except LclstreamError as error:
+        channel.send(Failed(error.body()))
+        return 1
+    try:
+        lane.run()
     except Exception:
         logger.exception("lane_died")
         return 1

@@ -14,6 +14,7 @@ import math
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from lclstream.buffer.orders import (
     Claim,
     Connection,
     Count,
+    Failed,
     Figures,
     Grant,
     Link,
@@ -48,7 +50,7 @@ from lclstream.buffer.rounds import Rounds
 from lclstream.buffer.states import BufferState
 from lclstream.buffer.statistics import Statistics
 from lclstream.buffer.totals import rest_of, total
-from lclstream.core.errors import StreamError
+from lclstream.core.errors import LclstreamError, StreamError, from_body
 from lclstream.core.ledger import TallyModel
 
 logger = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ class Lanes:
         self._identity = identity
         self._act = act
         self._lanes: dict[int, LaneProcess] = {}
-        self._waiting: list[tuple[Side, socket.socket, str]] = []
+        self._waiting: deque[tuple[socket.socket, Connection]] = deque()
         self._links: dict[int, LinkState] = {}
         self._next_lane = self._next_link = 0
         self._rounds = Rounds()
@@ -120,7 +122,7 @@ class Lanes:
         self._ordered: Order | None = None
         self._over = asyncio.Event()
         self._all_gone = asyncio.Event()
-        self._failure: StreamError | None = None
+        self._failure: LclstreamError | None = None
         self._past: list[Statistics] = []
         """The last figures of lanes that are gone."""
         self._lost = 0
@@ -150,6 +152,7 @@ class Lanes:
 
         Raises:
             StreamError: the lanes cannot be kept running.
+            InvalidConfigError: they cannot work as they are configured.
         """
         try:
             for _ in range(self._count):
@@ -164,10 +167,10 @@ class Lanes:
         if self._failure is not None:
             raise self._failure
 
-    def take(self, side: Side, sock: socket.socket, address: str) -> None:
+    def take(self, sock: socket.socket, connection: Connection) -> None:
         """Give a new connection to a lane."""
         self._last_activity = time.monotonic()
-        self._waiting.append((side, sock, address))
+        self._waiting.append((sock, connection))
         self._pass_on()
 
     def drain(self, reason: str, deadline_s: float | None = None) -> None:
@@ -210,7 +213,6 @@ class Lanes:
         self._lanes[lane.number] = lane
         asyncio.get_running_loop().add_reader(lane.channel.sock, self._hear, lane)
         config = self._share(lane.number)
-        require_tls = self._config.require_tls
         self._send(
             lane,
             Setup(
@@ -218,7 +220,8 @@ class Lanes:
                 parent=os.getpid(),
                 config=config,
                 identity=self._identity,
-                require_tls=require_tls,
+                require_tls=self._config.require_tls,
+                allowed_names=self._config.allowed_names,
                 several=self._count > 1,
             ),
         )
@@ -235,6 +238,7 @@ class Lanes:
             outputs=(),
             tls=None,
             require_tls=False,
+            allowed_names=(),
             memory_bytes=max(config.memory_bytes // count, 1),
             spill=config.spill if count == 1 or not config.spill else config.spill / str(number),
             spill_bytes=config.spill_bytes // count,
@@ -272,7 +276,9 @@ class Lanes:
         logger.error("lane_died", extra={"lane": lane.number, "status": status})
         if self._config.durable is None:
             self._lost_with(lane)
-        if not lane.ready or self._deaths > MAX_LANES_LOST:
+        if self._failure is not None:
+            self.ending.stop("it cannot work as it is configured")
+        elif not lane.ready or self._deaths > MAX_LANES_LOST:
             self._failure = StreamError("the lanes of the buffer do not stay alive, see its log")
             self.ending.stop("lanes do not stay alive")
         elif not self._over.is_set():
@@ -297,7 +303,7 @@ class Lanes:
         for lane in list(self._lanes.values()):
             # They had their time.
             self._gone(lane)
-        for _, sock, _ in self._waiting:
+        for sock, _ in self._waiting:
             sock.close()
         self._waiting.clear()
 
@@ -332,6 +338,8 @@ class Lanes:
             self._custody.claimed(message.stream, lane.number)
         elif isinstance(message, Released):
             self._custody.released(message.stream, message.accepted)
+        elif isinstance(message, Failed):
+            self._failure = self._failure or from_body(message.error)
         elif isinstance(message, Ready):
             lane.ready = True
             if self._ordered is not None:
@@ -370,10 +378,10 @@ class Lanes:
         # The first to be ready would get them all.
         lanes = self._ready_lanes() if self.ready.is_set() else []
         while lanes and self._waiting:
-            side, sock, address = self._waiting.pop(0)
-            lane = self._lanes[balance.choose([each.load for each in lanes], side)]
-            lane.passed[side] += 1
-            self._send(lane, Connection(side=side, address=address), [sock])
+            sock, connection = self._waiting.popleft()
+            lane = self._lanes[balance.choose([each.load for each in lanes], connection.side)]
+            lane.passed[connection.side] += 1
+            self._send(lane, connection, [sock])
 
     # How it ends.
 
@@ -419,7 +427,7 @@ class Lanes:
     def _facts(self, now: float) -> Facts:
         loads = [lane.load for lane in self._lanes.values()]
         told = [lane.told.facts for lane in self._lanes.values() if lane.told is not None]
-        sides = [side for side, _, _ in self._waiting]
+        sides = [connection.side for _, connection in self._waiting]
         return Facts(
             now=now,
             producers=sum(load.producers for load in loads) + sides.count(Side.IN),

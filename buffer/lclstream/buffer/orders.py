@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.ending import Action, Facts
@@ -24,6 +25,7 @@ class Setup:
     identity: Path | None
     """Folder with the certificate for TLS."""
     require_tls: bool
+    allowed_names: tuple[str, ...]
     several: bool
     """Whether there are other lanes."""
 
@@ -34,6 +36,8 @@ class Connection:
 
     side: Side
     address: str
+    only_tls: bool
+    """Whether it is refused if it is not inside TLS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +117,14 @@ class Released:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The lane can take connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The lane cannot work."""
+
+    error: dict[str, Any]
+    """As it travels over HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from lclstream.buffer.addresses import Address, listen, listening_url
 from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.door import ACCEPT_PAUSE_S, ACCEPTS_PER_EVENT, GONE, OUT_OF_RESOURCES
+from lclstream.buffer.orders import Connection
 from lclstream.buffer.peers import Side
 
 logger = logging.getLogger(__name__)
+
+Take = Callable[[socket.socket, Connection], None]
 
 # How long connections are left in the backlog when the lanes are behind.
 PRESSED_PAUSE_S = 0.02
@@ -29,7 +32,8 @@ class Reception:
     def __init__(self, config: BufferConfig) -> None:
         self.urls: dict[Side, list[str]] = {side: [] for side in Side}
         self._listeners: dict[Side, list[socket.socket]] = {side: [] for side in Side}
-        self._take: Callable[[Side, socket.socket, str], None] | None = None
+        self._only_tls: set[socket.socket] = set()
+        self._take: Take | None = None
         self._is_pressed: Callable[[], bool] = bool
         try:
             for side, addresses in ((Side.IN, config.inputs), (Side.OUT, config.outputs)):
@@ -41,13 +45,13 @@ class Reception:
 
     def open(
         self,
-        take: Callable[[Side, socket.socket, str], None],
+        take: Take,
         is_pressed: Callable[[], bool],
     ) -> None:
         """Pass on every connection from now on.
 
         Args:
-            take: takes over an accepted connection and the address that it came from.
+            take: takes over an accepted connection.
             is_pressed: tells whether new ones had better wait.
         """
         self._take, self._is_pressed = take, is_pressed
@@ -75,6 +79,8 @@ class Reception:
     def _listen(self, side: Side, address: Address, advertised_host: str | None) -> None:
         listener = listen(address)
         self._listeners[side].append(listener)
+        if address.tls:
+            self._only_tls.add(listener)
         self.urls[side].append(listening_url(listener, address, advertised_host))
 
     def _watch(self, side: Side, listener: socket.socket) -> None:
@@ -112,7 +118,12 @@ class Reception:
                 if not is_last:
                     self._pause(side, listener, ACCEPT_PAUSE_S)
                 return
-            self._take(side, sock, f"{place[0]}:{place[1]}")
+            connection = Connection(
+                side=side,
+                address=f"{place[0]}:{place[1]}",
+                only_tls=listener in self._only_tls,
+            )
+            self._take(sock, connection)
 
     def _pause(self, side: Side, listener: socket.socket, pause_s: float) -> None:
         self._ignore(listener)

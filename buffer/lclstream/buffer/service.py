@@ -106,7 +106,14 @@ class BufferService:
         Raises:
             LclstreamError: the transfer does not take the final report.
         """
-        return asyncio.run(self._run(output))
+        try:
+            return asyncio.run(self._run(output))
+        except BaseExceptionGroup as group:
+            # The rest was ended because of the first.
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
 
     async def summary(self) -> dict[str, Any]:
         """Return all figures, ready for JSON."""
@@ -128,12 +135,12 @@ class BufferService:
         reporter = Reporter.from_environment(self._report_from_thread, self._obey_from_thread)
         with self._signals():
             try:
-                self._reception.open(self._lanes.take, lambda: self._lanes.is_pressed)
-                await self._control.start()
-                self._announce(output)
-                if reporter is not None:
-                    reporter.__enter__()
-                await self._lanes.run()
+                async with asyncio.TaskGroup() as tasks:
+                    serving = tasks.create_task(self._lanes.run(), name="lanes")
+                    if await self._is_ready(serving):
+                        await self._open(output)
+                        if reporter is not None:
+                            reporter.__enter__()
                 self._ended = True
                 self._print(output)
                 if reporter is not None:
@@ -145,6 +152,19 @@ class BufferService:
                     # Its thread may be waiting for figures from this one.
                     await asyncio.to_thread(reporter.__exit__, None, None, None)
         return COMPLETE if self._lanes.is_complete else INCOMPLETE
+
+    async def _is_ready(self, serving: asyncio.Task[None]) -> bool:
+        """Wait until the lanes can work; return False if it has ended before that."""
+        ready = asyncio.create_task(self._lanes.ready.wait(), name="ready")
+        await asyncio.wait([ready, serving], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        return not serving.done()
+
+    async def _open(self, output: TextIO) -> None:
+        """Let everybody in."""
+        self._reception.open(self._lanes.take, lambda: self._lanes.is_pressed)
+        await self._control.start()
+        self._announce(output)
 
     def _on_action(self, action: Action) -> None:
         if action is Action.CLOSE_INPUT:
