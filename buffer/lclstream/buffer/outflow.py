@@ -321,6 +321,9 @@ class Outflow:
         else:
             consumer.held_back = True
             self._held_back.append(consumer)
+            if self._ask_at is None:
+                # Nothing may happen that would bring it back: look soon.
+                self._ask_at = self._commons.now + FIRST_ASKING_S
         if self._commons.is_ending:
             self._commons.facts_changed = True
 
