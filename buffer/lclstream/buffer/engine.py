@@ -244,6 +244,8 @@ class Engine:
 
     def _statistics(self) -> Statistics:
         commons, outflow = self._commons, self._outflow
+        # The loop may have slept for long.
+        commons.now = time.monotonic()
         consumers = outflow.consumers.values()
         writing = [each.outlet.segment.tally for each in consumers if each.outlet.segment]
         peers = [commons.record(producer, Side.IN, "") for producer in self._inflow.producers]
