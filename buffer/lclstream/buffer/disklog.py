@@ -28,8 +28,9 @@ FILE_BYTES = 256 << 20
 # A record has two parts, and the kernel takes 1024.
 RECORDS_PER_WRITE = 500
 BYTES_PER_WRITE = 8 << 20
+# A hole never ends inside a huge page of the page cache: the kernel would fill a part of that page
+# with zeros, and a socket may still be sending it.
 PUNCH_BYTES = 4 << 20
-PAGE_BYTES = 4096
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 NAME_FORMAT = "messages-{:012d}.log"
 
@@ -86,8 +87,8 @@ class LogFile:
 
     def punch(self) -> None:
         """Give back what was consumed from the beginning on."""
-        length = self.released.floor // PAGE_BYTES * PAGE_BYTES - self.punched
-        if length < PUNCH_BYTES:
+        length = self.released.floor // PUNCH_BYTES * PUNCH_BYTES - self.punched
+        if not length:
             return
         mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
         if not _fallocate(self.fd, mode, self.punched, length):
