@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 from lclstream.buffer.commons import Commons
@@ -211,6 +212,9 @@ class Inflow:
         producer.moved_at = commons.now
         commons.moved()
         if not count:
+            # Inside TLS a proper end wants an answer.
+            with suppress(OSError):
+                producer.wire.end()
             self._left(producer, "")
             return False
         return self._filled(producer, count)
