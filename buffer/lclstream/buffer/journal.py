@@ -28,7 +28,7 @@ from lclstream.buffer.addresses import Address
 from lclstream.buffer.book import Book
 from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.disklog import FILE_BYTES, Entry, Log, LogFile, Place, Span, sync_folder
-from lclstream.buffer.ledger import Ledger
+from lclstream.buffer.ledger import LEDGER_BYTES, Ledger
 from lclstream.buffer.peers import Side
 from lclstream.buffer.ranges import Ranges
 from lclstream.buffer.records import HEAD_BYTES, Damage, Reader, Record
@@ -84,6 +84,7 @@ class Journal:
         folder: of this buffer alone.
         file_bytes: size of a file of messages.
         limit_bytes: bound on what these files take together; 0: none.
+        ledger_bytes: size of each file of the ledger, which is never given up.
 
     Raises:
         InvalidConfigError: another buffer uses the folder, or what it holds cannot be read, or
@@ -92,13 +93,20 @@ class Journal:
 
     is_durable = True
 
-    def __init__(self, folder: Path, *, file_bytes: int = FILE_BYTES, limit_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        file_bytes: int = FILE_BYTES,
+        limit_bytes: int = 0,
+        ledger_bytes: int = LEDGER_BYTES,
+    ) -> None:
         self.folder = folder
         self.recovered = Recovered()
         self._book = Book()
         self._holes = Ranges()
         self._lock = _lock(folder)
-        self._ledger = Ledger(folder)
+        self._ledger = Ledger(folder, ledger_bytes)
         self._log = Log(folder, key=0, named=True, file_bytes=file_bytes, limit_bytes=limit_bytes)
         try:
             self._recover()

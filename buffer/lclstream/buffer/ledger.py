@@ -18,7 +18,7 @@ import xxhash
 from lclstream.buffer.disklog import sync_folder
 
 FILE_NAMES = ("ledger-a", "ledger-b")
-FILE_BYTES = 4 << 20
+LEDGER_BYTES = 4 << 20
 SUM_CHARACTERS = 16
 
 Entry = dict[str, Any]
@@ -32,7 +32,7 @@ class Ledger:
         file_bytes: when to go over to the other file.
     """
 
-    def __init__(self, folder: Path, file_bytes: int = FILE_BYTES) -> None:
+    def __init__(self, folder: Path, file_bytes: int = LEDGER_BYTES) -> None:
         self._folder = folder
         self._file_bytes = file_bytes
         self._turn = 0
