@@ -1,62 +1,21 @@
 """`lclstream buffer serve` as a process of its own."""
 
-import json
 import logging
-import os
 import signal
 import socket
-import subprocess
-import sys
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.buffer.peers import drain, in_thread, until
 from tests.buffer.reports import open_desk
+from tests.buffer.serving import finish, serving
 
 from lclstream.buffer import Pull, Push
 from lclstream.buffer.cli import size_bytes
 from lclstream.cli.main import main
 from lclstream.core.ledger import Reply, Tally
 from lclstream.identity.authority import Authority
-
-END_S = 30.0
-COMMAND = [sys.executable, "-m", "lclstream.cli", "buffer", "serve"]
-
-
-@contextmanager
-def serving(
-    folder: Path, *options: str, environment: dict[str, str] | None = None
-) -> Iterator[tuple[subprocess.Popen[str], dict[str, list[str]]]]:
-    """Run a buffer; yields its process and its addresses."""
-    ready = folder / "ready.json"
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*COMMAND, "--ready-file", str(ready), *options],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, **(environment or {})},
-            cwd=folder,
-        )
-    try:
-        until(lambda: ready.exists() or process.poll() is not None, END_S)
-        assert process.poll() is None, (folder / "log").read_text()
-        yield process, json.loads(ready.read_text())
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
-    """Wait for the end; return the exit code and the report on standard output."""
-    output, _ = process.communicate(timeout=END_S)
-    return process.returncode, json.loads(output.splitlines()[-1])
 
 
 def send(addresses: dict[str, list[str]], messages: list[bytes]) -> None:
