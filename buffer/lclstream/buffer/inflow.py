@@ -15,6 +15,7 @@ from lclstream.buffer.peers import Newcomer, Producer, Side
 from lclstream.buffer.segments import Segment
 from lclstream.buffer.store import StreamState
 from lclstream.buffer.streams import Streams
+from lclstream.buffer.transport import CutOffError
 from lclstream.buffer.zmtp_intake import ZmtpIntake
 from lclstream.core.errors import DecodeError
 from lclstream.core.ledger import Tally
@@ -205,6 +206,10 @@ class Inflow:
         try:
             count = producer.wire.recv_into(space)
         except BlockingIOError:
+            return False
+        except CutOffError as error:
+            # As without TLS: who wants to be sure says how many messages there were.
+            self._left(producer, str(error))
             return False
         except OSError as error:
             self.broken(producer, str(error))

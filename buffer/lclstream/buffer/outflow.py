@@ -15,6 +15,7 @@ from lclstream.buffer.retention import Keep, Retention
 from lclstream.buffer.segments import Outlet, Segment, SpOutlet, minus
 from lclstream.buffer.sp import HEADER_BYTES
 from lclstream.buffer.stored import DiskSegment
+from lclstream.buffer.transport import CutOffError
 from lclstream.buffer.zmtp import CommandReader
 from lclstream.buffer.zmtp_outlet import ZmtpOutlet
 from lclstream.core.errors import DecodeError
@@ -370,6 +371,8 @@ class Outflow:
             self._commons.counters.refused_peers += 1
             self.left(consumer, str(error))
             return False
+        except CutOffError:
+            count = 0
         except OSError as error:
             self.left(consumer, str(error))
             return False

@@ -30,6 +30,17 @@ MAX_UNASKED_BYTES = 64 * 1024
 MAX_MARKS = 1024
 
 
+class CutOffError(ConnectionResetError):
+    """TCP has ended and TLS has not: somebody may have cut the stream off.
+
+    It is no proof of that. NNG's TLS closes its connection without waiting until its word of
+    the end has gone out, so it mostly does not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(ECONNRESET, "closed without the end of TLS")
+
+
 class Wire(Protocol):
     """A non-blocking connection, whatever protects it.
 
@@ -164,7 +175,8 @@ class TlsWire:
         """Read into memory: what is there, and what one more read of the socket brings.
 
         Raises:
-            OSError: the connection is broken, also if it ends without TLS saying so.
+            CutOffError: the connection has ended without TLS saying so.
+            OSError: it is broken.
         """
         count = self._decrypt(view)
         if count == len(view) or self._closed:
@@ -178,7 +190,7 @@ class TlsWire:
         if is_open:
             count += self._decrypt(view[count:])
         elif not count:
-            raise ConnectionResetError(ECONNRESET, "closed without the end of TLS")
+            raise CutOffError
         if not count and not self._closed:
             raise BlockingIOError
         return count
