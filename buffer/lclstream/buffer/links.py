@@ -229,6 +229,13 @@ class Links:
         """Whether a connection has come up and its handshake is not complete."""
         return any(pending.connected for pending in self._pending)
 
+    @property
+    def is_attempting(self) -> bool:
+        """Whether a target was not tried yet, or is just being connected to."""
+        return any(not (t.pending or t.linked or t.retry_at) for t in self.targets) or any(
+            not pending.connected for pending in self._pending
+        )
+
     def fileno(self) -> int:
         """Return a descriptor that is readable when `wait` has something to do."""
         return self._epoll.fileno()
@@ -243,9 +250,7 @@ class Links:
         """Try to connect to every target once, so that a peer that is there sees us at once."""
         deadline = time.monotonic() + timeout_s
         seen: list[tuple[Link, int]] = []
-        while any(not (t.pending or t.linked or t.retry_at) for t in self.targets) or any(
-            not pending.connected for pending in self._pending
-        ):
+        while self.is_attempting:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 break

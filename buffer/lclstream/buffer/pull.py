@@ -25,8 +25,8 @@ class Pull:
     A peer that half-closes or closes its connection between two messages has ended its stream.
     When all have, `recv` raises EndOfStream. A connection that breaks in any other way (reset,
     or closed inside a message) is dialled again; if then nobody listens for a while the stream
-    is broken and `recv` raises BufferClosedError. Before its first connection a URL is dialled
-    for as long as it takes.
+    is broken and `recv` raises BufferClosedError; likewise if a peer that has dialled us does not
+    come back. Before its first connection a URL is dialled for as long as it takes.
 
     With `acknowledge` a buffer keeps each message until it hears that this program has finished
     it, and gives it to another consumer if the connection ends before. A message is finished
@@ -44,7 +44,8 @@ class Pull:
         auto: with `acknowledge`: whether asking for a message finishes the one before. False
             leaves that to `done`, for programs that work on several at once.
         reconnect: False ends with BufferClosedError as soon as a connection breaks.
-        reconnect_timeout_s: how long a broken connection is made again where nobody listens.
+        reconnect_timeout_s: how long to wait, after a connection broke, where nobody listens or
+            for the peer to come back.
         peers: when listening, how many peers must have come before the end of all that came
             is the end of the stream.
         max_message_bytes: a peer that announces more is cut off.
@@ -146,10 +147,10 @@ class Pull:
         if self._acknowledge:
             if self._auto:
                 self._receiver.done(1)
-            if not self._messages:
+            if not self._messages and not self._receiver.read():
                 self._drive(self._receiver.more(timeout_s))
             return self._receiver.take()
-        if not self._messages:
+        if not self._messages and not self._receiver.read():
             self._drive(self._receiver.more(timeout_s))
         return self._messages.popleft()
 

@@ -6,7 +6,7 @@ Whatever has to wait is a generator, as in `lclstream.buffer.sending`.
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from lclstream.buffer import tcp
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 3600.0
 # New connections come up between two reads only if somebody looks.
-READS_PER_LOOK = 16
+READS_PER_LOOK = 64
 # Acknowledge together what is finished, but let nobody wait for it.
 FINISHED_MESSAGES = 64
 FINISHED_BYTES = 128 * 1024
@@ -55,6 +55,8 @@ class Source:
 
     link: Link
     reader: MessageReader
+    recv_into: Callable[[memoryview], int]
+    """The wire's; set to one that has nothing when the peer has ended."""
     messages: int = 0
     wire_bytes: int = 0
     finished: int = 0
@@ -133,6 +135,10 @@ class Receiver:
         self._runs: deque[Run] = deque()
         self._in_hand: deque[tuple[Source, int]] = deque()
         self._broken: str | None = None
+        # Of connections that were made to us: how many broke, and when those that did not
+        # come back yet.
+        self._losses = 0
+        self._absent: deque[tuple[float, str]] = deque()
         self._reads = 0
 
     @property
@@ -144,50 +150,72 @@ class Receiver:
         """Return the figures of every connection that stands, and by peer of those before."""
         return [*(source.count() for source in self._sources.values()), *self._past.values()]
 
+    def read(self) -> bool:
+        """Read until there is a message or nothing can be read now; return whether there is."""
+        messages = self.messages
+        while not messages:
+            self._reads += 1
+            if self._reads % READS_PER_LOOK == 0:
+                self.step(0.0)
+            came = False
+            # A copy: a connection may end while it is read.
+            for source in [*self._sources.values()]:
+                came |= self._read(source)
+            if not came:
+                return False
+        return True
+
     def more(self, timeout_s: float | None) -> Steps:
-        """Read until there is a message.
+        """Wait until there is a message; to be called when `read` has found none.
 
         Raises:
             EndOfStream, ReceiveTimeoutError, BufferClosedError: as of `Pull.recv`.
         """
-        if self.closed:
-            raise BufferClosedError("receive after close")
         deadline = time.monotonic() + (LONGEST_WAIT_S if timeout_s is None else timeout_s)
-        while not self.messages:
-            self._reads += 1
-            if self._reads % READS_PER_LOOK == 0:
-                self.step(0.0)
-            # A copy: a connection may end while it is read.
-            if any([self._read(source) for source in list(self._sources.values())]):  # noqa: C419
-                continue
+        while True:
+            if self.closed:
+                raise BufferClosedError("receive after close")
             self._tell_all()
             self._raise_if_over()
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0 and timeout_s is not None:
                 raise ReceiveTimeoutError(f"no message within {timeout_s} s")
             yield min(max(remaining_s, 0.0), self._patience_s())
-            if self.closed:
-                raise BufferClosedError("receive after close")
+            if self.read():
+                return
 
     def step(self, timeout_s: float) -> None:
         """Wait for events, at most for a time; what can be read is left to `more`."""
-        idle = True
-        for link, events in self.links.wait(timeout_s):
-            idle = False
-            source = self._sources.get(link)
-            if source is None and link.is_open:
-                source = self._sources[link] = Source(
-                    link, MessageReader(self._memories, self._max_message_bytes)
-                )
-                if self._acknowledge:
-                    source.unsent = frame(Frame.ACK, 0)
-                    self._say(source)
-            elif source is not None and events & WRITE:
-                self._say(source)
-        if idle and self._acknowledge and timeout_s:
+        events = self.links.wait(timeout_s)
+        self._heed(events)
+        if not events and self._acknowledge and timeout_s:
             for source in list(self._sources.values()):
                 if tcp.is_dead(source.link.sock, self._dead_after_s):
                     self._lost(source, "peer's host does not answer")
+
+    def look(self) -> bool:
+        """Let peers in while nobody wants a message; return whether none waits to be read."""
+        before = set(self._sources)
+        events = self.links.wait(0.0)
+        self._heed(events)
+        return not any(link in before for link, _ in events)
+
+    def _heed(self, events: Sequence[tuple[Link, int]]) -> None:
+        for link, mask in events:
+            source = self._sources.get(link)
+            if source is None and link.is_open:
+                source = self._sources[link] = Source(
+                    link,
+                    MessageReader(self._memories, self._max_message_bytes),
+                    link.wire.recv_into,
+                )
+                if link.target is None and self._absent:
+                    self._absent.popleft()
+                if self._acknowledge:
+                    source.unsent = frame(Frame.ACK, 0)
+                    self._say(source)
+            elif source is not None and mask & WRITE:
+                self._say(source)
 
     # Acknowledging.
 
@@ -249,11 +277,14 @@ class Receiver:
 
     def _read(self, source: Source) -> bool:
         """Read once; return whether something was to be read."""
-        if source.ended:
-            return False
         reader = source.reader
         try:
-            count = source.link.wire.recv_into(reader.space())
+            count = source.recv_into(reader.space())
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._lost(source, str(error))
+        else:
             if count:
                 messages = reader.filled(count)
                 self.messages.extend(messages)
@@ -261,15 +292,8 @@ class Receiver:
                 source.messages += len(messages)
                 if self._acknowledge and messages:
                     self._runs.append(Run(source, len(messages)))
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self._lost(source, str(error))
-        else:
-            if reader.fault is not None:
-                self._lost(source, str(reader.fault))
-            elif count:
-                pass
+                if reader.fault is not None:
+                    self._lost(source, str(reader.fault))
             elif reader.partial:
                 self._lost(source, "closed inside a message")
             else:
@@ -279,6 +303,7 @@ class Receiver:
     def _ended(self, source: Source) -> None:
         logger.info("stream_ended", extra={"peer": source.link.peer})
         source.ended = True
+        source.recv_into = _nothing
         if self._acknowledge and source.told < source.messages:
             # The buffer waits for the rest of the acknowledgements.
             self.links.ignore(source.link)
@@ -293,8 +318,12 @@ class Receiver:
         if self._acknowledge:
             self._return_unread(source)
         self._drop(source, redial=self._reconnect, problem=problem)
+        story = f"connection to {source.link.peer} lost: {problem}"
         if not self._reconnect:
-            self._broken = f"connection to {source.link.peer} lost: {problem}"
+            self._broken = story
+        elif source.link.target is None:
+            self._losses += 1
+            self._absent.append((time.monotonic(), story))
 
     def _return_unread(self, source: Source) -> None:
         """Forget what was not handed out: it was not acknowledged, so it will come again."""
@@ -334,8 +363,10 @@ class Receiver:
         if self.links.targets:
             over = all(target.ended for target in self.links.targets)
         else:
+            if self._absent and self._absent[0][0] + self._reconnect_timeout_s <= time.monotonic():
+                raise BufferClosedError(f"{self._absent[0][1]}, and it did not come back")
             standing = any(not source.ended for source in self._sources.values())
-            over = self.links.ever >= self._peers and not standing
+            over = self.links.ever - self._losses >= self._peers and not standing
         if over:
             raise EndOfStream("every peer has ended its stream")
 
@@ -349,7 +380,8 @@ class Receiver:
 
     def _patience_s(self) -> float:
         """Return how long nothing needs to be decided."""
-        if any(target.lost_at and not target.ended for target in self.links.targets):
+        lost = any(target.lost_at and not target.ended for target in self.links.targets)
+        if lost or self._absent:
             return self._reconnect_timeout_s / 10
         return self._check_interval_s if self._acknowledge else LONGEST_WAIT_S
 
@@ -362,6 +394,7 @@ class Receiver:
             for link in self.links.ready:
                 tcp.reset_on_close(link.sock)
         self.links.close()
+        self._sources.clear()
         self.messages.clear()
         self._runs.clear()
         self._in_hand.clear()
@@ -402,3 +435,7 @@ class Receiver:
         except OSError:
             return False
         return False
+
+
+def _nothing(view: memoryview) -> int:
+    raise BlockingIOError

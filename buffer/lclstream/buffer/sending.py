@@ -465,6 +465,11 @@ class Sender:
                 self._pump(channel)
         self._expire(time.monotonic())
 
+    def look(self) -> bool:
+        """Deal with what has happened while nobody waits; return True: that was all."""
+        self.step(0.0)
+        return True
+
     def due_s(self) -> float | None:
         """Return after how long `step` has something to do although nothing happens."""
         now = time.monotonic()
