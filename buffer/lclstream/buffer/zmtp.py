@@ -67,10 +67,10 @@ def repeats(view: memoryview, start: int, size_bytes: int, stride: int, count: i
     the place of a look at each header.
     """
     stop = start + count * stride
-    return all(
-        view[place:stop:stride].tobytes() == view[place : place + 1].tobytes() * count
-        for place in range(start + size_bytes - 1, start - 1, -1)
-    )
+    for place in range(start + size_bytes - 1, start - 1, -1):
+        if view[place:stop:stride].tobytes() != view[place : place + 1].tobytes() * count:
+            return False
+    return True
 
 
 def command(name: bytes, data: bytes) -> bytes:
