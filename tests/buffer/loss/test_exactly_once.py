@@ -1,0 +1,103 @@
+"""Every message exactly once, whoever is killed: an independent md5 tally over random rounds."""
+
+from pathlib import Path
+
+import pytest
+from tests.buffer.loss.nursery import Nursery
+from tests.buffer.loss.rounds import ALL_KINDS, Round
+from tests.buffer.loss.scale import pick
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def anybody(*kinds: str) -> tuple[tuple[str, str], ...]:
+    return tuple((role, kind) for role in ("produce", "consume") for kind in kinds)
+
+
+@pytest.mark.parametrize("seed", range(pick(4, 80)))
+def test_fast_never_twice_and_losses_are_named(nursery: Nursery, seed: int) -> None:
+    """Whoever is killed: nothing comes twice, and what is missing went to the dead."""
+    played = Round(nursery, seed, ALL_KINDS, anybody(*ALL_KINDS), ("--delivery", "fast"))
+    played.run()
+    verdict = played.verdict()
+    told = played.told()
+    report = played.report
+    assert not verdict.unknown, told
+    assert not verdict.twice, told
+    survivors = [producer for producer in played.producers if not producer.killed]
+    assert all(producer.how == "closed" for producer in survivors), told
+    # What a producer had not handed over when it was killed is nobody's loss.
+    accepted = report["received"]["messages"]
+    assert accepted >= sum(len(producer.orders.sizes) for producer in survivors), told
+    undelivered = report["counters"]["undelivered"]
+    assert accepted == report["sent"]["messages"] + undelivered, told
+    with_the_dead = sum(
+        played.delivered_to(consumer) - len(consumer.got())
+        for consumer in played.consumers
+        if consumer.killed
+    )
+    assert accepted - len(played.got) == with_the_dead + undelivered, told
+    assert (played.code == 0) == report["complete"], told
+    if not played.killed:
+        assert played.code == 0, told
+        assert not verdict.lost, told
+
+
+@pytest.mark.parametrize("seed", range(pick(4, 80)))
+def test_safe_loses_nothing(nursery: Nursery, seed: int) -> None:
+    """Our own ends are killed, and plain producers: all that was accepted arrives."""
+    mortal = (*anybody("safe"), ("produce", "pynng"), ("produce", "pyzmq"))
+    kinds = ("pynng", "pyzmq", "safe")
+    played = Round(nursery, seed, kinds, mortal, ("--delivery", "safe"))
+    played.run()
+    told = played.told()
+    verdict = played.verdict()
+    report = played.report
+    assert not verdict.unknown, told
+    assert_only_the_dead_stopped(played)
+    assert_only_unacknowledged_twice(played)
+    counters = report["counters"]
+    assert report["received"]["messages"] == report["sent"]["messages"], told
+    assert len(played.got) - verdict.twice.total() == report["received"]["messages"], told
+    assert counters["undelivered"] == counters["possibly_lost"] == 0, told
+    if not any(producer.killed for producer in played.producers):
+        assert played.code == 0, told
+
+
+@pytest.mark.parametrize("seed", range(1, pick(5, 61)))
+def test_durable_outlives_its_buffer(nursery: Nursery, tmp_path: Path, seed: int) -> None:
+    """The buffer itself is killed, with our own ends around it: all arrives in the end."""
+    mortal = (("buffer", ""), ("consume", "safe"))
+    options = ("--delivery", "safe", "--durable", str(tmp_path / "journal"))
+    played = Round(nursery, seed, ("safe",), mortal, options)
+    played.run()
+    told = played.told()
+    verdict = played.verdict()
+    assert not verdict.unknown, told
+    assert not verdict.lost, told
+    assert all(producer.how == "closed" for producer in played.producers), told
+    assert all(consumer.killed or consumer.how == "closed" for consumer in played.consumers), told
+    assert played.code == 0, told
+
+
+def assert_only_the_dead_stopped(played: Round) -> None:
+    """What is missing is the end of what a killed producer would have sent."""
+    lost = set(played.verdict().lost)
+    for producer in played.producers:
+        number = producer.orders.producer
+        missing = [f"{number}/{index}" in lost for index in range(len(producer.orders.sizes))]
+        if producer.killed:
+            # Short ones may look alike, and are then missed in another place.
+            told = [
+                gone for gone, size in zip(missing, producer.orders.sizes, strict=True) if size > 16
+            ]
+            assert told == sorted(told), played.told()
+        else:
+            assert not any(missing), played.told()
+
+
+def assert_only_unacknowledged_twice(played: Round) -> None:
+    """What came twice was among the last that a killed consumer had."""
+    twice = played.verdict().twice
+    last = {digest for consumer in played.consumers if consumer.killed for digest in consumer.got()}
+    assert set(twice) <= last, played.told()
