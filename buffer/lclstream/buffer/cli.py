@@ -134,14 +134,24 @@ def _add_addresses(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="dial this buffer and give it messages as to a consumer; may be repeated",
+        help="dial this buffer and pass messages on to it, with acknowledgements; tls+tcp:// "
+        "shows the certificate of --tls; may be repeated: each message goes to one of them",
     )
     parser.add_argument(
         "--forward-connections",
         type=int,
         default=8,
         metavar="K",
-        help="how many connections to each of them (default: %(default)s)",
+        help="how many connections to each of them; 0: as many as --forward-rate needs over "
+        "the distance (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--forward-rate",
+        type=size_bytes,
+        default="1.25GB",
+        metavar="SIZE",
+        help="what should go to each of them in a second; what cannot is logged "
+        "(default: %(default)s)",
     )
 
 
@@ -420,6 +430,7 @@ def run_serve(args: argparse.Namespace) -> int:
         durable=args.durable,
         forward=tuple(Address.parse(text) for text in args.forward),
         forward_connections=args.forward_connections,
+        forward_rate_bytes=args.forward_rate,
     )
     service = ServiceConfig(
         ready_file=args.ready_file,

@@ -84,7 +84,9 @@ class BufferConfig:
     forward: tuple[Address, ...] = ()
     """Buffers downstream, which are dialled and get messages as consumers do."""
     forward_connections: int = 8
-    """How many connections to each of them."""
+    """How many connections to each of them; 0: as many as `forward_rate_bytes` needs."""
+    forward_rate_bytes: float = 1.25e9
+    """What should go to each of them in a second."""
 
     @property
     def digests(self) -> bool:
@@ -107,7 +109,8 @@ class BufferConfig:
             "resume_timeout_s": 0,
             "dead_after_s": 1,
             "spill_bytes": 0,
-            "forward_connections": 1,
+            "forward_connections": 0,
+            "forward_rate_bytes": 0,
         }
         problems = [
             f"{name} must be >= {least}, got {getattr(self, name)!r}"

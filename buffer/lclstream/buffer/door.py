@@ -148,10 +148,18 @@ class Door:
         self._resume_at = time.monotonic() + ACCEPT_PAUSE_S
 
     def _begin(
-        self, side: Side, sock: socket.socket, address: str, *, only_tls: bool = False
+        self,
+        side: Side,
+        sock: socket.socket,
+        address: str,
+        *,
+        only_tls: bool = False,
+        trusted: bool = False,
     ) -> None:
         tcp.tune(sock, keep_unsent=side is Side.OUT, dead_after_s=self._config.dead_after_s)
-        terms = replace(self._terms, require_tls=True) if only_tls else self._terms
+        terms = Terms() if trusted else self._terms
+        if only_tls:
+            terms = replace(terms, require_tls=True)
         opening = Opening(sock, side.protocol, terms)
         now = time.monotonic()
         newcomer = Newcomer(

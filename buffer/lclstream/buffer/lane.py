@@ -68,7 +68,13 @@ class LaneDoor(Door):
 
     def admit(self, sock: socket.socket, connection: Connection) -> None:
         """See an accepted connection through its handshake."""
-        self._begin(connection.side, sock, connection.address, only_tls=connection.only_tls)
+        self._begin(
+            connection.side,
+            sock,
+            connection.address,
+            only_tls=connection.only_tls,
+            trusted=connection.trusted,
+        )
 
 
 class LaneEnding:

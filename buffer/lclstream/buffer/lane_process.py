@@ -43,15 +43,7 @@ class LaneProcess:
         self.passed = dict.fromkeys(Side, 0)
         here, there = socket.socketpair()
         self.channel = Channel(here)
-        with there, _signals_held_back():
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "lclstream.buffer.lane", str(there.fileno())],
-                stdin=subprocess.DEVNULL,
-                # What it prints by mistake must not get among our reports.
-                stdout=sys.stderr.fileno() if _has_number(sys.stderr) else subprocess.DEVNULL,
-                pass_fds=[there.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+        self._process = start_child("lclstream.buffer.lane", there)
 
     @property
     def pid(self) -> int:
@@ -103,6 +95,19 @@ class LaneProcess:
     def kill(self) -> None:
         """End the process at once."""
         self._process.kill()
+
+
+def start_child(module: str, there: socket.socket) -> subprocess.Popen[bytes]:
+    """Run one of our modules as a process that gets a socket, which is closed here."""
+    with there, _signals_held_back():
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(there.fileno())],
+            stdin=subprocess.DEVNULL,
+            # What it prints by mistake must not get among our reports.
+            stdout=sys.stderr.fileno() if _has_number(sys.stderr) else subprocess.DEVNULL,
+            pass_fds=[there.fileno()],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
 
 
 def _has_number(file: object) -> bool:

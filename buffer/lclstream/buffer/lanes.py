@@ -136,6 +136,13 @@ class Lanes:
         return self.ending.state is BufferState.COMPLETE and not self._lost
 
     @property
+    def has_faults(self) -> bool:
+        """Whether something is known to be missing."""
+        return self._lost > 0 or any(
+            lane.told is not None and lane.told.facts.has_faults for lane in self._lanes.values()
+        )
+
+    @property
     def pids(self) -> list[int]:
         """The process ids of the lanes."""
         return [lane.pid for lane in self._lanes.values()]
@@ -242,7 +249,6 @@ class Lanes:
             memory_bytes=max(config.memory_bytes // count, 1),
             spill=config.spill if count == 1 or not config.spill else config.spill / str(number),
             spill_bytes=config.spill_bytes // count,
-            forward_connections=max(config.forward_connections // count, 1),
         )
 
     def _check_start(self, lane: LaneProcess) -> None:
@@ -439,7 +445,7 @@ class Lanes:
             + sum(past.counters.consumers_seen for past in self._past),
             is_empty=all(load.is_empty for load in loads) and not self._links,
             last_activity=max([self._last_activity, *(facts.last_activity for facts in told)]),
-            has_faults=any(facts.has_faults for facts in told) or self._lost > 0,
+            has_faults=self.has_faults,
         )
 
     def _known_twice(self) -> int:

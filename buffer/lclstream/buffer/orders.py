@@ -38,6 +38,8 @@ class Connection:
     address: str
     only_tls: bool
     """Whether it is refused if it is not inside TLS."""
+    trusted: bool = False
+    """Whether it is of this buffer itself, and let in on any terms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

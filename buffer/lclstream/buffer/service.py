@@ -15,6 +15,8 @@ from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.control_address import ControlAddress
 from lclstream.buffer.control_plane import ControlPlane
 from lclstream.buffer.ending import Action
+from lclstream.buffer.forward import Forwarder
+from lclstream.buffer.forward import check as check_forward
 from lclstream.buffer.journal import check_free, on_remembered_ports, remember_ports
 from lclstream.buffer.lanes import Lanes
 from lclstream.buffer.metrics import Rates
@@ -85,6 +87,8 @@ class BufferService:
         self._ended = False
         self._loop: asyncio.AbstractEventLoop
         self._lanes: Lanes
+        self._forwarder: Forwarder | None = None
+        check_forward(config.forward, service.identity)
         if config.durable is not None:
             check_free(config.durable)
         self._reception = Reception(on_remembered_ports(config))
@@ -141,17 +145,21 @@ class BufferService:
                         await self._open(output)
                         if reporter is not None:
                             reporter.__enter__()
+                if self._forwarder is not None:
+                    await self._forwarder.finish()
                 self._ended = True
                 self._print(output)
                 if reporter is not None:
                     await asyncio.to_thread(reporter.finish, self._report(self._final()))
             finally:
                 self._reception.abandon()
+                if self._forwarder is not None:
+                    self._forwarder.close()
                 await self._control.close()
                 if reporter is not None:
                     # Its thread may be waiting for figures from this one.
                     await asyncio.to_thread(reporter.__exit__, None, None, None)
-        return COMPLETE if self._lanes.is_complete else INCOMPLETE
+        return COMPLETE if self._is_complete else INCOMPLETE
 
     async def _is_ready(self, serving: asyncio.Task[None]) -> bool:
         """Wait until the lanes can work; return False if it has ended before that."""
@@ -164,13 +172,25 @@ class BufferService:
         """Let everybody in."""
         self._reception.open(self._lanes.take, lambda: self._lanes.is_pressed)
         await self._control.start()
+        if self._config.forward:
+            self._forwarder = Forwarder(
+                self._config, self._service.identity, self._service.lanes, self._lanes.take
+            )
+            self._forwarder.start()
         self._announce(output)
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether everything has ended and was delivered, and everybody knows."""
+        return self._lanes.is_complete and (self._forwarder is None or self._forwarder.is_complete)
 
     def _on_action(self, action: Action) -> None:
         if action is Action.CLOSE_INPUT:
             self._reception.close(Side.IN)
         elif action is Action.SAY_FAREWELL:
             self._reception.close(Side.OUT)
+            if self._forwarder is not None:
+                self._forwarder.farewell(is_complete=not self._lanes.has_faults)
 
     # The transfer.
 
@@ -189,7 +209,7 @@ class BufferService:
 
     def _report(self, now: Statistics) -> Report:
         """Return the buffer's part of the ledger."""
-        ok = self._lanes.is_complete or not self._ended
+        ok = self._is_complete or not self._ended
         return Report(
             hop="buffer",
             peer=self._peer,
@@ -227,19 +247,25 @@ class BufferService:
         output.flush()
 
     def _summary(self, now: Statistics) -> dict[str, Any]:
-        complete = self._lanes.is_complete
+        complete = self._is_complete
+        forwarder = self._forwarder
         return {
             "complete": complete,
             "error": "" if complete or not self._ended else self._fault(now),
             "addresses": self._addresses(),
             "lanes": self._service.lanes,
             "lane_pids": self._lanes.pids,
+            "forward": forwarder.summary() if forwarder is not None else [],
+            "forward_pids": forwarder.pids if forwarder is not None else [],
             **self._rates.update(now),
             **now.whole(),
         }
 
     def _fault(self, now: Statistics) -> str:
-        return "; ".join([*now.counters.faults(), f"ended because: {now.reason}"])
+        faults = now.counters.faults()
+        if self._forwarder is not None:
+            faults += self._forwarder.faults()
+        return "; ".join([*faults, f"ended because: {now.reason}"])
 
     # Signals.
 
