@@ -1,12 +1,14 @@
 """What the operators do by themselves, against the real service."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from tests.operators.world import World, conf, wait_until
+from tests.operators.world import World, conf
 
 from lclstream.core.errors import NotFoundError, UnavailableError
 from lclstream.operators import (
@@ -18,14 +20,14 @@ from lclstream.operators import (
     SuperviseTransferOperator,
 )
 from lclstream.operators.hooks import explained
-from lclstream.operators.reservation import Reservation, document
+from lclstream.operators.reservation import TAKE_OVER_S, Reservation, document
 from lclstream.transfers.client import TransfersClient
 from lclstream.transfers.models import TransferInfo
 from lclstream.transfers.states import Phase
 
 STREAMER = conf(1)["parameters"]["streamer"]
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +52,17 @@ class TaskInstance:
         self.map_index = map_index
         self.xcoms: dict[str, Any] = {}
 
+        self.states: dict[str, str | None] = {}
+        """Of the other tasks of the run."""
+
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
+
+    def get_task_states(
+        self, *, dag_id: str, run_ids: list[str], task_ids: list[str]
+    ) -> dict[str, dict[str, str | None]]:
+        assert dag_id == self.dag_id
+        return {run: {task: self.states.get(task) for task in task_ids} for run in run_ids}
 
 
 @pytest.fixture
@@ -135,6 +146,73 @@ def test_a_run_that_was_cleared_after_its_end_gets_a_new_transfer(
     client.cancel(second["id"], now=True)
 
 
+STARTED = {"start_buffer": "success", "submit": "success"}
+
+
+def reserve_in_dag(ti: TaskInstance, **changes: Any) -> dict[str, Any]:
+    """Reserve as a DAG does that starts a buffer and jobs, and watches."""
+    arguments: dict[str, Any] = {"streamer": STREAMER, "experiment": "tst000001", "run": 1}
+    with DAG("stream"):
+        first = ReserveTransferOperator(task_id="reserve", **arguments | changes)
+        start = StartBufferOperator(task_id="start_buffer", transfer=first.output)
+        submit = SubmitJobOperator.partial(task_id="submit", transfer=first.output)
+        watch = SuperviseTransferOperator(task_id="supervise", transfer=first.output)
+        first >> start >> submit.expand(script=["true", "false"]) >> watch
+    return first.execute({"ti": ti})
+
+
+def test_a_watch_that_was_cleared_when_all_had_ended_gets_what_has_ended(
+    ti: TaskInstance, client: TransfersClient
+) -> None:
+    first = reserve_in_dag(ti)
+    client.cancel(first["id"], now=True)
+    ti.states = dict(STARTED)
+    assert reserve_in_dag(ti) == first
+    with pytest.raises(AirflowFailException, match=r"canceled: canceled by cn:airflow$"):
+        SuperviseTransferOperator(task_id="supervise", transfer=first).execute({"ti": ti})
+
+
+@pytest.mark.parametrize("again", ["start_buffer", "submit"])
+def test_a_start_that_was_cleared_when_all_had_ended_gets_a_new_transfer(
+    ti: TaskInstance, client: TransfersClient, again: str
+) -> None:
+    first = reserve_in_dag(ti)
+    client.cancel(first["id"], now=True)
+    ti.states = STARTED | {again: None}
+    second = reserve_in_dag(ti)
+    assert second["id"] != first["id"]
+    client.cancel(second["id"], now=True)
+
+
+def test_a_transfer_that_ends_while_it_is_taken_over_is_kept(
+    ti: TaskInstance, client: TransfersClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = reserve_in_dag(ti)
+    ti.states = dict(STARTED)
+    real = TransfersClient.lease
+
+    def late(self: TransfersClient, transfer: int, **wanted: Any) -> TransferInfo:
+        self.cancel(transfer, now=True)
+        return real(self, transfer, **wanted)
+
+    monkeypatch.setattr(TransfersClient, "lease", late)
+    assert reserve_in_dag(ti) == first
+
+
+def test_a_run_that_is_too_old_to_begin_may_be_taken_over(
+    ti: TaskInstance, client: TransfersClient
+) -> None:
+    guard = {"begin_time": "2026-01-01T00:00:00Z", "max_age_s": 60}
+    first = reserve_in_dag(ti)
+    ti.states = dict(STARTED)
+    assert reserve_in_dag(ti, **guard) == first | {"generation": 2}
+    client.cancel(first["id"], now=True)
+    assert reserve_in_dag(ti, **guard) == first | {"generation": 2}
+    ti.states = {}
+    with pytest.raises(AirflowFailException, match=r"^run 1 of tst000001 began"):
+        reserve_in_dag(ti, **guard)
+
+
 def test_a_reservation_has_a_link_and_no_secret(ti: TaskInstance, client: TransfersClient) -> None:
     made = reserve(ti)
     link = ti.xcoms["lclstream_transfer_link"]
@@ -188,13 +266,26 @@ def test_an_event_other_than_the_end_fails_the_task() -> None:
         task.finish({}, event)
 
 
-def test_a_killed_task_gives_the_lease_back(ti: TaskInstance, client: TransfersClient) -> None:
+def test_a_killed_task_leaves_time_for_its_next_try(
+    ti: TaskInstance, client: TransfersClient
+) -> None:
+    """Whether it was cleared or ended for good, only the teardown knows at once."""
     made = reserve(ti)
     task = StartBufferOperator(task_id="start_buffer", transfer=made)
     task.on_kill()
     task._running = (LclstreamHook(), Reservation.read(made))
     task.on_kill()
-    wait_until(lambda: client.get(made["id"]).phase is Phase.CANCELED, "it is canceled", 20)
+    lease = client.get(made["id"]).lease
+    assert lease is not None
+    assert lease.expires is not None
+    assert TAKE_OVER_S / 2 < lease.expires - time.time() <= TAKE_OVER_S
+    assert reserve(ti) == made | {"generation": 2}
+    task.on_kill()
+    lease = client.get(made["id"]).lease
+    assert lease is not None
+    assert lease.expires is not None
+    assert lease.expires - time.time() > TAKE_OVER_S
+    client.cancel(made["id"], now=True)
 
 
 def test_a_killed_stop_leaves_the_end_to_the_service(

@@ -20,9 +20,26 @@ LEASE_S = 300.0
 """How long a transfer outlives an Airflow that is gone: longer than a restart takes."""
 KILL_TIMEOUT_S = 2.5
 """Airflow kills the process 5 s after it asked `on_kill` to hurry."""
+TAKE_OVER_S = 120.0
+"""How long a transfer outlives a task that was killed: until its next try, or that of `reserve`,
+has been scheduled and started on a busy machine. The next try may be there already: the trigger
+renews twice in this time."""
 STOP_S = 90.0
 """Longest time for the service to end a transfer: its own limits add up to less."""
 WAIT_S = 5.0
+# States of a task that will run again, or still runs: somebody cleared it, nobody ended it.
+ALIVE = frozenset(
+    {
+        None,
+        "deferred",
+        "queued",
+        "restarting",
+        "running",
+        "scheduled",
+        "up_for_reschedule",
+        "up_for_retry",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +66,9 @@ class Reservation:
             f"as in transfer=reserve.output, got {value!r}"
         )
 
-    def lease(self, client: TransfersClient, ttl_s: float, *, release: bool = False) -> None:
-        """Renew the lease, or give it back."""
-        client.lease(
-            self.id,
-            holder=self.holder,
-            generation=self.generation,
-            ttl_s=ttl_s,
-            release=release,
-        )
+    def lease(self, client: TransfersClient, ttl_s: float) -> None:
+        """Take or renew the lease."""
+        client.lease(self.id, holder=self.holder, generation=self.generation, ttl_s=ttl_s)
 
 
 class TransferOperator(BaseOperator):
@@ -102,23 +113,24 @@ class TransferOperator(BaseOperator):
         raise NotImplementedError
 
     def on_kill(self) -> None:
-        """Give the lease back, in one quick call: the service ends the transfer.
+        """Shorten the lease, in one quick call: the service ends the transfer soon.
 
-        If the task was cleared, `reserve` runs again and takes a new lease, and this is
-        ignored. The teardown cancels in any case.
+        A task that is being killed cannot know whether it was ended, or was cleared or lost its
+        worker and runs again. Then it, or `reserve`, renews the lease: for this there must be
+        time. Where nobody does, the teardown cancels, and if that is gone too, the lease lapses.
         """
         if self._running is None:
             return
-        call = threading.Thread(target=self._release, args=self._running, daemon=True)
+        call = threading.Thread(target=self._shorten, args=self._running, daemon=True)
         call.start()
         call.join(KILL_TIMEOUT_S)
 
-    def _release(self, hook: LclstreamHook, reservation: Reservation) -> None:
+    def _shorten(self, hook: LclstreamHook, reservation: Reservation) -> None:
         try:
             with hook.get_conn() as client:
-                reservation.lease(client, LEASE_S, release=True)
+                reservation.lease(client, TAKE_OVER_S)
         except LclstreamError as error:
-            self.log.warning("could not give back the lease: %s", error)
+            self.log.warning("could not shorten the lease: %s", error)
 
 
 def document(value: Any) -> Any:

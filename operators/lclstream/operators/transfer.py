@@ -20,7 +20,7 @@ everything. Without `on_failure_fail_dagrun` such a run could end as a success. 
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -29,12 +29,13 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from lclstream.core.errors import InvalidConfigError
+from lclstream.core.errors import IllegalTransitionError, InvalidConfigError
 from lclstream.core.models import parse
 from lclstream.operators.elog import ElogHook
 from lclstream.operators.hooks import DEFAULT_CONNECTION, LclstreamHook, explained
 from lclstream.operators.links import TransferLink, push_links
 from lclstream.operators.reservation import (
+    ALIVE,
     LEASE_S,
     STOP_S,
     Reservation,
@@ -43,9 +44,10 @@ from lclstream.operators.reservation import (
     wait_final,
 )
 from lclstream.transfers.client import TransfersClient
-from lclstream.transfers.models import TransferInfo, TransferRequest
+from lclstream.transfers.models import TransferInfo, TransferRequest, TransferStatus
 from lclstream.transfers.states import CLOSING, FINAL
 
+ENDING = CLOSING | FINAL
 PLAIN = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
 
@@ -53,7 +55,8 @@ class ReserveTransferOperator(BaseOperator):
     """Write the transfer into the service's ledger; nothing is started.
 
     The setup of a DAG. Safe to run again: the same task of the same run gets the same transfer,
-    unless that one has ended; then the run was cleared and gets a new one.
+    unless that one has ended and tasks that start something were cleared as well: then the run
+    streams anew and gets a new one.
 
     Returns (XCom): id, lease holder and generation, for `transfer=reserve.output`.
     """
@@ -108,8 +111,9 @@ class ReserveTransferOperator(BaseOperator):
             limits: `start_s`, `idle_s`, `drain_s`, `total_s`; the service's own are upper bounds.
             begin_time: when the run began, RFC 3339.
             max_age_s: refuse a run that began longer ago: a DAG that was paused keeps the runs
-                it got, and streams old ones when it is resumed. None or 0: take any.
-            refuse_ended: refuse a run that has ended by now, as the Elog says.
+                it got, and streams old ones when it is resumed. None or 0: take any. A transfer
+                that has begun is never refused: whoever clears a task takes it over.
+            refuse_ended: refuse likewise a run that has ended by now, as the Elog says.
             elog_conn_id: connection of type `lclstream_elog`, for `refuse_ended`.
             lclstream_conn_id: connection of type `lclstream`.
             lease_s: for how long the transfer lives without a sign of Airflow.
@@ -133,22 +137,18 @@ class ReserveTransferOperator(BaseOperator):
         self.lease_s = lease_s
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Refuse what is too old, else reserve and take the lease."""
+        """Refuse what is too old to begin, else reserve and take the lease."""
         ti = context["ti"]
         holder = f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
         if ti.map_index >= 0:
             holder += f"/{ti.map_index}"
-        with explained():
-            self._refuse_stale()
-            self._refuse_ended()
+        with explained(), LclstreamHook(self.lclstream_conn_id).get_conn() as client:
+            if not self._has_begun(client, ti, holder):
+                self._refuse_stale()
+                self._refuse_ended()
             request = self._request()
-            with LclstreamHook(self.lclstream_conn_id).get_conn() as client:
-                info = self._reserve(client, request, holder)
-                generation = info.lease.generation + 1 if info.lease else 1
-                reservation = Reservation(id=info.id, holder=holder, generation=generation)
-                reservation.lease(client, self.lease_s)
-        push_links(ti, info.id)
-        self.log.info("transfer %s is reserved (%s)", info.id, info.phase)
+            reservation = self._reserve(client, request, ti, holder)
+        push_links(ti, reservation.id)
         return asdict(reservation)
 
     def _request(self) -> TransferRequest:
@@ -187,20 +187,73 @@ class ReserveTransferOperator(BaseOperator):
         return {**streamer, "source_identifier": identifier}
 
     def _reserve(
-        self, client: TransfersClient, request: TransferRequest, holder: str
-    ) -> TransferInfo:
+        self, client: TransfersClient, request: TransferRequest, ti: Any, holder: str
+    ) -> Reservation:
         for life in count(1):
             status = client.create(request, key=f"{holder}#{life}")
             info = client.get(status.id)
-            if info.phase in CLOSING:
-                self.log.info("transfer %s of an earlier try is ending", info.id)
-                info = wait_final(client, info, STOP_S)
-            if info.phase in CLOSING:
-                raise AirflowException(f"transfer {info.id} of an earlier try is {info.phase} yet")
-            if info.phase not in FINAL:
-                return info
+            if info.phase not in ENDING and (taken := self._take(client, info, holder)):
+                return taken
+            info = self._ended(client, info.id)
+            if not self._starts_again(ti):
+                # Somebody cleared the watch while the stream ended; it wants to know how.
+                self.log.info(
+                    "transfer %s has ended (%s) and is kept: no task that would start another "
+                    "one runs again. To stream anew, clear those too",
+                    info.id,
+                    info.phase,
+                )
+                return Reservation(id=info.id, holder=holder, generation=_generation(info))
             self.log.info("transfer %s of an earlier try is %s", info.id, info.phase)
         raise AssertionError
+
+    def _take(self, client: TransfersClient, info: TransferInfo, holder: str) -> Reservation | None:
+        """Take the lease; None if the transfer began to end before that."""
+        reservation = Reservation(id=info.id, holder=holder, generation=_generation(info) + 1)
+        try:
+            reservation.lease(client, self.lease_s)
+        except IllegalTransitionError as error:
+            self.log.info("transfer %s: %s", info.id, error)
+            return None
+        self.log.info("transfer %s is reserved (%s)", info.id, info.phase)
+        return reservation
+
+    def _ended(self, client: TransfersClient, transfer: int) -> TransferInfo:
+        """Return a transfer of an earlier try once it has ended."""
+        info = client.get(transfer)
+        if not info.is_final:
+            self.log.info("transfer %s of an earlier try is ending", info.id)
+            info = wait_final(client, info, STOP_S)
+        if not info.is_final:
+            raise AirflowException(f"transfer {info.id} of an earlier try is {info.phase} yet")
+        return info
+
+    def _starts_again(self, ti: Any) -> bool:
+        """Return whether a task after this one is going to start something of a transfer.
+
+        True for an operator that is in no DAG: then nothing is known of who comes after it.
+        """
+        if not self.has_dag():
+            return True
+        starters = {task.task_id for task in self.get_flat_relatives() if _starts(task)}
+        if not starters:
+            return True
+        found = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=sorted(starters))
+        states = found.get(ti.run_id, {}).values()
+        return not states or any(state in ALIVE for state in states)
+
+    def _has_begun(self, client: TransfersClient, ti: Any, holder: str) -> bool:
+        """Return whether this run has a transfer that will not be replaced by a new one."""
+
+        def ours(found: Iterable[TransferStatus]) -> bool:
+            about = str(self.experiment), str(self.run)
+            same = [each.id for each in found if (each.experiment, str(each.run)) == about]
+            leases = [client.get(each).lease for each in same]
+            return any(lease and lease.holder == holder for lease in leases)
+
+        if ours(client.list(final=False)):
+            return True
+        return not self._starts_again(ti) and ours(client.list())
 
     def _refuse_stale(self) -> None:
         if not self.max_age_s or not self.begin_time:
@@ -223,6 +276,17 @@ class ReserveTransferOperator(BaseOperator):
             raise AirflowFailException(
                 f"run {self.run} of {self.experiment} has ended, at {run['end_time']}"
             )
+
+
+def _generation(info: TransferInfo) -> int:
+    """Return how often the lease was taken."""
+    return info.lease.generation if info.lease else 0
+
+
+def _starts(task: Any) -> bool:
+    """Return whether a task starts something of a transfer."""
+    kind = getattr(task, "operator_class", type(task))  # of a mapped task
+    return issubclass(kind, TransferOperator) and bool(kind.role)
 
 
 def _moment(text: str) -> datetime:

@@ -17,6 +17,7 @@ from lclstream.core.errors import (
 )
 from lclstream.operators.hooks import LclstreamHook
 from lclstream.operators.progress import Progress
+from lclstream.operators.reservation import ALIVE, TAKE_OVER_S
 from lclstream.transfers.client import AsyncTransfersClient
 
 WAIT_S = 5.0
@@ -27,10 +28,6 @@ OUTAGE_S = 600.0
 """A service that is away for longer is reported; until then it may be restarted in peace."""
 RETRY_S = 2.0
 KILL_TIMEOUT_S = 10.0
-# States of a task that will run again, or still runs: somebody cleared it, nobody ended it.
-ALIVE = frozenset(
-    {None, "deferred", "queued", "restarting", "running", "scheduled", "up_for_retry"}
-)
 
 
 class SuperviseTrigger(BaseTrigger):
@@ -106,7 +103,7 @@ class SuperviseTrigger(BaseTrigger):
             try:
                 if now >= renewal:
                     await self._renew(client)
-                    renewal = now + self.lease_s / RENEWALS
+                    renewal = now + min(self.lease_s / RENEWALS, TAKE_OVER_S / 2)
                 info = await client.wait(self.transfer, version, min(WAIT_S, left_s))
             except RequestError:
                 raise
