@@ -37,6 +37,7 @@ STOP_TIMEOUT_S = 3.0
 """What is given to the processes between the request to end and the kill."""
 
 POLL_S = 0.1
+LOCKED_S = 60
 
 PARTS: Mapping[str, Sequence[str]] = {
     # Without the log servers: the API server reads the same folder, and they would listen on
@@ -144,11 +145,17 @@ class Airflow:
                 "client_use_public_certs": False,
             },
             "api_auth": {"jwt_secret": secrets.token_hex(64)},
+            "database": {
+                # Seconds for which a part waits while another one writes. After the default of 5
+                # a request fails, and a task whose state could not be written is set to failed.
+                "sql_alchemy_conn": f"sqlite:///{self.home}/airflow.db?timeout={LOCKED_S}",
+            },
             "scheduler": {
                 "scheduler_idle_sleep_time": 0.1,
-                "task_instance_heartbeat_timeout": 20,
-                # A killed scheduler's tasks are adopted by the next one after this time.
-                "scheduler_health_check_threshold": 10,
+                "task_instance_heartbeat_timeout": 60,
+                # A killed scheduler's tasks are adopted by the next one after this time. With
+                # less, one that is only slow takes itself for dead and runs its tasks anew.
+                "scheduler_health_check_threshold": 60,
                 "orphaned_tasks_check_interval": 10,
             },
             "triggerer": {"triggerer_health_check_threshold": 10, "job_heartbeat_sec": 2},
@@ -364,6 +371,12 @@ class Airflow:
         """Return the state of each task of a run; None is not yet scheduled."""
         found = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
         return {task["task_id"]: task["state"] for task in found["task_instances"]}
+
+    def tries(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
+        """Return all tries of a task, oldest first, as the REST API describes them."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/tries"
+        found = self.call("GET", path)["task_instances"]
+        return sorted(found, key=lambda each: int(each["try_number"]))
 
     def wait_run(self, dag_id: str, run_id: str, timeout_s: float = 120.0) -> str:
         """Wait for the end of a run and return its state."""
