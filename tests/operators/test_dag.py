@@ -22,7 +22,7 @@ STREAM = "stream_on_run_start"
 GOOD, BROKEN_ANALYSIS, BAD_CONFIGURATION, OLD = 101, 102, 103, 104
 NAMED = "20260101_7"
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 def misspelt() -> dict[str, Any]:

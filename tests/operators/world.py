@@ -23,6 +23,7 @@ class World:
     def __init__(self, folder: Path, url: str, identities: Path) -> None:
         self.folder = folder
         self.url = url
+        self.database = folder / "transfers.db"
         self.airflow = identities / "airflow"
         self.web = identities / "airflow-web"
         self.connection = {
@@ -142,7 +143,7 @@ def _environments() -> Iterator[tuple[int, bytes]]:
                 continue
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 120.0) -> Any:
     """Wait for a condition and return what it returned."""
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
@@ -159,10 +160,14 @@ def find_transfer(client: TransfersClient, run: int | str) -> int | None:
     return None
 
 
-def assert_nothing_is_left(client: TransfersClient, transfer: int, timeout_s: float = 30.0) -> None:
+def assert_nothing_is_left(
+    client: TransfersClient, transfer: int, timeout_s: float = 120.0
+) -> None:
     """Check that a transfer has ended, with every job and process of it."""
     info = wait_until(
         lambda: (i := client.get(transfer)).is_final and i, "the transfer ended", timeout_s
     )
     assert all(job.state.value in ("completed", "failed", "canceled") for job in info.jobs)
-    wait_until(lambda: not processes_of(client, transfer), f"no process of {transfer} is left", 5.0)
+    wait_until(
+        lambda: not processes_of(client, transfer), f"no process of {transfer} is left", 30.0
+    )

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 from tests.helpers.xtc2_runs import CAMERA, START, MadeEvent, camera_values, write_run
+from tests.operators.outcome import assert_ends
 from tests.operators.world import processes_of
 
 from lclstream.analysis.recorder import INDEX
@@ -50,7 +51,7 @@ def small(events: int, rate_hz: float, experiment: str) -> Source:
     )
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 180.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
@@ -326,7 +327,7 @@ def test_task_that_is_cleared_and_scheduler_that_is_killed_leave_nothing(
         before = transfers.get(transfer).metrics.sent
         wait_until(lambda: transfers.get(transfer).metrics.sent > before + 5, "the stream goes on")
     beamline.airflow.start_part("scheduler")
-    beamline.airflow.wait_task(DAG, dag_run, "supervise", "deferred", 120)
+    beamline.airflow.wait_task(DAG, dag_run, "supervise", "deferred", 240)
     beamline.airflow.call("PATCH", f"/dags/{DAG}/dagRuns/{dag_run}", {"state": "failed"})
     assert_nothing_is_left(beamline, transfer)
     assert beamline.airflow.wait_run(DAG, dag_run) == "failed"
@@ -337,7 +338,8 @@ def test_transfers_service_that_is_killed_resumes(beamline: Beamline) -> None:
     _, dag_run, transfer = begin(beamline, source, VERIFY.format(folder='"$base/work"'))
     beamline.services["transfers"].kill()
     beamline.start_transfers_service().wait_ready()
-    assert beamline.airflow.wait_run(DAG, dag_run, 180) == "success"
+    with beamline.transfers() as transfers:
+        assert_ends(beamline.airflow, transfers, (DAG, dag_run, transfer), "success")
     info = assert_nothing_is_left(beamline, transfer)
     assert info.ledger.balanced
     assert info.ledger.hops[0].tally.events == 400

@@ -33,7 +33,7 @@ LIMITS = {"start_s": 90.0, "idle_s": 90.0, "drain_s": 60.0, "total_s": 200.0, "f
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
+def until(look: Callable[[], T], what: str, timeout_s: float = 90.0) -> T:
     """Return the first true value that `look` gives; fail after the time has passed."""
     deadline = time.monotonic() + timeout_s
     while not (seen := look()):
