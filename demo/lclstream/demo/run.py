@@ -136,7 +136,7 @@ def hop_lines(info: TransferInfo) -> Iterator[str]:
         plural = "" if hop.peers == 1 else "es"
         yield (
             f"{hop.name:<19}{hop.tally.messages:>7} messages {hop.tally.bytes / MEGABYTE:>9.1f} MB"
-            f"  digest {hop.tally.digest}  {_events(hop):<12}  {hop.peers} process{plural}"
+            f"  digest {hop.tally.digest or 'not computed':<16}  {_events(hop):<12}  {hop.peers} process{plural}"
         )
 
 
