@@ -156,7 +156,8 @@ def test_two_thousand_events_arrive_once_and_unchanged(beamline: Beamline, tmp_p
         "buffer.sent",
         "consumers.received",
     ]
-    assert {hop.tally.digest for hop in others} == {sent.tally.digest}
+    # The buffer does not look into what passes.
+    assert {hop.tally.digest for hop in others} == {"", sent.tally.digest}
     assert others[-1].peers == CONSUMERS
     findings = [json.loads(path.read_text()) for path in (tmp_path / "findings").glob("*.json")]
     assert len(findings) == CONSUMERS

@@ -134,9 +134,10 @@ def hop_lines(info: TransferInfo) -> Iterator[str]:
     """Yield one line for each hop of a ledger."""
     for hop in info.ledger.hops:
         plural = "" if hop.peers == 1 else "es"
+        digest = hop.tally.digest or "not computed"
         yield (
             f"{hop.name:<19}{hop.tally.messages:>7} messages {hop.tally.bytes / MEGABYTE:>9.1f} MB"
-            f"  digest {hop.tally.digest or 'not computed':<16}  {_events(hop):<12}  {hop.peers} process{plural}"
+            f"  digest {digest:<16}  {_events(hop):<12}  {hop.peers} process{plural}"
         )
 
 

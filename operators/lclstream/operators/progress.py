@@ -107,7 +107,8 @@ def account(info: TransferInfo) -> list[str]:
     """Return one line for each hop of the ledger and one for its verdict."""
     lines = [
         f"{hop.name}: {hop.tally.messages} messages, {hop.tally.bytes} bytes, "
-        f"{hop.tally.events} events, digest {hop.tally.digest or 'not computed'} ({hop.peers} processes)"
+        f"{hop.tally.events} events, digest {hop.tally.digest or 'not computed'} "
+        f"({hop.peers} processes)"
         for hop in info.ledger.hops
     ]
     lines += [f"fault: {fault}" for fault in info.ledger.faults]

@@ -268,7 +268,8 @@ def lines_of(info: "TransferInfo") -> list[str]:
     for hop in info.ledger.hops:
         tally = hop.tally
         events = f"{tally.events} events" if tally.events else ""
-        counts = f"{tally.messages} messages  {tally.bytes} bytes  digest {tally.digest or 'not computed'}"
+        digest = tally.digest or "not computed"
+        counts = f"{tally.messages} messages  {tally.bytes} bytes  digest {digest}"
         lines.append(f"  {hop.name:<20} {hop.peers} processes  {counts}  {events}".rstrip())
     return [*lines, f"  {_verdict(info)}"]
 
