@@ -249,7 +249,7 @@ static void introduce(struct connection *link)
 
 static struct connection dial(void)
 {
-    uint8_t bytes[128];
+    uint8_t bytes[512];
     size_t count;
     struct connection link = {.fd = open_socket(opt.port)};
     struct timeval patience = {.tv_usec = 100000};
@@ -260,6 +260,11 @@ static struct connection dial(void)
     count = opt.protocol == SP ? sp_handshake(bytes) : zmtp_handshake(bytes);
     if (write_all(&link, bytes, count, 0)) fail("handshake");
     read_exactly(&link, bytes, opt.protocol == SP ? 8 : 64);
+    if (opt.protocol == ZMTP) {
+        read_exactly(&link, bytes, 2);
+        read_exactly(&link, bytes + 2, bytes[1]);
+        if (bytes[0] != 4 || memcmp(bytes + 3, "READY", 5)) fail("READY");
+    }
     if (opt.own && opt.pushes) introduce(&link);
     if (opt.own && !opt.pushes) send_control(&link, ACK, 0);
     return link;
