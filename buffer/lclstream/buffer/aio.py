@@ -28,6 +28,7 @@ from lclstream.core.errors import (
     BufferClosedError,
     DeliveryError,
     EndOfStream,
+    InvalidConfigError,
     LclstreamError,
     UnavailableError,
 )
@@ -61,7 +62,8 @@ class Driver:
         """Go through the steps of an end; cancelling is an interruption of them."""
         with closing(steps):
             for patience_s in steps:
-                await self.wait(patience_s)
+                due_s = self._stepper.links.patience_s(time.monotonic())
+                await self.wait(patience_s if due_s is None else min(patience_s, due_s))
                 self._stepper.step(0.0)
 
     async def connect(self) -> None:
@@ -209,7 +211,7 @@ class AsyncPush:
             elif sender.queue(pieces, size_bytes):
                 try:
                     await driver.run(sender.flush_run())
-                except (UnavailableError, asyncio.CancelledError):
+                except (UnavailableError, InvalidConfigError, asyncio.CancelledError):
                     sender.take_back()
                     raise
             else:

@@ -170,6 +170,7 @@ class Links:
         protocol: what this end is.
         options: for the sockets.
         connections: how many to make to each address.
+        greeting: what to say in the same breath as the handshake.
 
     Raises:
         InvalidConfigError: an address or an option cannot be used.
@@ -183,6 +184,7 @@ class Links:
         protocol: Protocol,
         options: SocketOptions,
         connections: int = 1,
+        greeting: bytes = b"",
     ) -> None:
         addresses = parse_all([urls] if isinstance(urls, str) else list(urls))
         options.check()
@@ -194,6 +196,7 @@ class Links:
         """How many connections were established since the beginning."""
         self.urls: list[str] = []
         self._protocol = protocol
+        self._greeting = greeting
         self._options = options
         self._context: ssl.SSLContext | None = None
         if any(address.tls for address in addresses):
@@ -374,7 +377,7 @@ class Links:
             Handshake(self._protocol.peer),
             time.monotonic() + (CONNECT_TIMEOUT_S if target else HANDSHAKE_TIMEOUT_S),
             connected=target is None,
-            unsent=handshake(self._protocol),
+            unsent=handshake(self._protocol) + self._greeting,
         )
         self._pending.append(pending)
         self._watch(wire.sock, WRITE if target else READ, pending)
@@ -400,7 +403,7 @@ class Links:
             if isinstance(pending.wire, TlsWire) and not pending.in_tls:
                 pending.in_tls = pending.wire.shake_hands()
             while pending.unsent:
-                # Eight bytes always fit into an empty socket.
+                # So few bytes always fit into an empty socket.
                 count = pending.wire.send(memoryview(pending.unsent))
                 pending.unsent = pending.unsent[count:]
             data = bytearray(pending.handshake.missing_bytes)

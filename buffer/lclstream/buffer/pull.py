@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from lclstream.buffer import tcp
+from lclstream.buffer.control import Frame, frame
 from lclstream.buffer.links import FIRST_CONNECT_S, Links, SocketOptions
 from lclstream.buffer.receiving import LinkCount, Receiver, ReceiveTimeoutError, Steps
 from lclstream.buffer.sp import Protocol
@@ -218,7 +219,14 @@ def make_receiver(
         InvalidConfigError: names the argument.
     """
     return Receiver(
-        Links(urls, listening=listen, protocol=Protocol.PULL, options=options),
+        Links(
+            urls,
+            listening=listen,
+            protocol=Protocol.PULL,
+            options=options,
+            # A buffer must know before it sends anything.
+            greeting=frame(Frame.ACK, 0) if acknowledge else b"",
+        ),
         acknowledge=acknowledge,
         reconnect=reconnect,
         reconnect_timeout_s=reconnect_timeout_s,

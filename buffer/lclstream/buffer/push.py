@@ -180,7 +180,7 @@ class Push:
             elif sender.queue(pieces, size_bytes):
                 try:
                     self._drive(sender.flush_run())
-                except UnavailableError:
+                except (UnavailableError, InvalidConfigError):
                     # This one was not sent, and whoever hears so may send it again.
                     sender.take_back()
                     raise

@@ -211,9 +211,6 @@ class Receiver:
                 )
                 if link.target is None and self._absent:
                     self._absent.popleft()
-                if self._acknowledge:
-                    source.unsent = frame(Frame.ACK, 0)
-                    self._say(source)
             elif source is not None and mask & WRITE:
                 self._say(source)
 
@@ -340,8 +337,13 @@ class Receiver:
         self._runs = runs
 
     def _drop(self, source: Source, *, redial: bool, problem: str = "closed by the peer") -> None:
+        self._remember(source)
+        del self._sources[source.link]
+        self.links.drop(source.link, redial=redial, problem=problem)
+
+    def _remember(self, source: Source) -> None:
+        """Add the figures of a connection that ends to those before."""
         link = source.link
-        del self._sources[link]
         before = self._past.get(link.peer)
         self._past[link.peer] = LinkCount(
             peer=link.peer,
@@ -350,7 +352,6 @@ class Receiver:
             bytes=source.wire_bytes + (before.bytes if before else 0),
             acknowledged=source.told + (before.acknowledged if before else 0),
         )
-        self.links.drop(link, redial=redial, problem=problem)
 
     def _raise_if_over(self) -> None:
         if self._broken:
@@ -393,6 +394,8 @@ class Receiver:
         if self.messages and not self._acknowledge:
             for link in self.links.ready:
                 tcp.reset_on_close(link.sock)
+        for source in self._sources.values():
+            self._remember(source)
         self.links.close()
         self._sources.clear()
         self.messages.clear()
