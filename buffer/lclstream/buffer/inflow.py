@@ -323,7 +323,8 @@ class Inflow:
         intake, stream = producer.intake, producer.stream
         if (intake.partial or producer.crossing is not None) and not intake.fault:
             problem = problem or "closed inside a message"
-            if stream is None or not stream.acknowledges:
+            # A stream that goes on over another connection begins that message again there.
+            if stream is None or not (stream.acknowledges or stream.owner is not producer):
                 commons.counters.partial_in += 1
         if producer.crossing is not None:
             producer.crossing.source_left()
