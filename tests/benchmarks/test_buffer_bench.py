@@ -16,9 +16,13 @@ from benchmarks.buffer.rows import CPU_PER_GB, THROUGHPUT, Goal, compared, plain
 KEYS = {"name", "value", "unit", "baseline", "ratio", "goal", "met"}
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ends.build(tmp_path_factory.mktemp("program"))
+
+
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    program = ends.build(tmp_path)
+def plan(tmp_path: Path, program: Path) -> Plan:
     return Plan(repetitions=1, window_s=0.2, warm_up_s=0.0, folder=tmp_path, program=program)
 
 
