@@ -227,7 +227,9 @@ class Lanes:
                 parent=os.getpid(),
                 config=config,
                 identity=self._identity,
-                require_tls=self._config.require_tls,
+                # A lane does not know at which address a connection came in.
+                require_tls=self._config.require_tls
+                or any(each.tls for each in (*self._config.inputs, *self._config.outputs)),
                 allowed_names=self._config.allowed_names,
                 several=self._count > 1,
             ),
