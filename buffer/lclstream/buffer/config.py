@@ -87,6 +87,8 @@ class BufferConfig:
     """How many connections to each of them; 0: as many as `forward_rate_bytes` needs."""
     forward_rate_bytes: float = 1.25e9
     """What should go to each of them in a second."""
+    fail_over_s: float = 10.0
+    """After how long without one of several buffers downstream the others get its share."""
 
     @property
     def digests(self) -> bool:
@@ -111,6 +113,7 @@ class BufferConfig:
             "spill_bytes": 0,
             "forward_connections": 0,
             "forward_rate_bytes": 0,
+            "fail_over_s": 0,
         }
         problems = [
             f"{name} must be >= {least}, got {getattr(self, name)!r}"

@@ -44,8 +44,6 @@ from lclstream.core.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-# A cut of 2.5 s makes a gap of almost 5 s in a wide area network, without breaking connections.
-FAIL_OVER_S = 10.0
 FIRST_RESTART_S = 0.1
 LAST_RESTART_S = 5.0
 WANT_AGAIN_S = 0.5
@@ -120,7 +118,7 @@ class Forwarder:
             parent=os.getpid(),
             identity=identity if any(address.tls for address in config.forward) else None,
             dead_after_s=config.dead_after_s,
-            fail_over_s=FAIL_OVER_S if len(config.forward) > 1 else None,
+            fail_over_s=config.fail_over_s if len(config.forward) > 1 else None,
             patience_s=config.farewell_timeout_s,
             slots=(),
         )
