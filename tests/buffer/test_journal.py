@@ -27,7 +27,7 @@ from lclstream.buffer.peers import Side
 from lclstream.buffer.ranges import Ranges
 from lclstream.buffer.records import HEAD_BYTES, Record, pack, unpack
 from lclstream.buffer.sp import header
-from lclstream.buffer.store import Extent, Found, Spill, Store
+from lclstream.buffer.store import Consumption, Extent, Found, Spill, Store
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.ledger import Tally
 
@@ -167,6 +167,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.unsure: list[bytes] = []
         """Consumed, but that may not be on disk."""
         self.spans: dict[bytes, Span] = {}
+        self.partly: dict[int, list[bytes]] = {}
         self.accepted: dict[int, int] = {}
         self.received = Tally()
 
@@ -253,13 +254,37 @@ class JournalMachine(RuleBasedStateMachine):
         chosen = data.draw(
             st.lists(st.sampled_from(self.held), min_size=1, max_size=6, unique=True), "consumed"
         )
+        self.tell(Consumption([self.spans.pop(payload) for payload in chosen]), chosen)
+
+    def tell(self, consumption: Consumption, payloads: list[bytes]) -> None:
         before = self.journal._ledger._turn
-        assert self.journal.consume([self.spans.pop(payload) for payload in chosen]) is None
-        self.unsure += chosen
+        assert self.journal.consume(consumption) is None
+        self.unsure += payloads
         if self.journal._ledger._turn != before:
             # The whole state was put on disk.
             self.unsure = []
-        self.held = [payload for payload in self.held if payload not in chosen]
+        self.held = [payload for payload in self.held if payload not in payloads]
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def progress(self, data: st.DataObject) -> None:
+        """A consumer is done with the first messages of what it was given."""
+        span = self.spans[data.draw(st.sampled_from(self.held), "one of it")]
+        run = sorted(
+            (other.start, other.end, payload)
+            for payload, other in self.spans.items()
+            if other.place == span.place
+        )
+        # From where on nothing before it was consumed alone.
+        first = max(i for i, (start, _, _) in enumerate(run) if i == 0 or run[i - 1][1] != start)
+        run = run[first:]
+        position = span.place.position + run[0][0]
+        done = self.partly.get(position, [])
+        if len(done) + 1 < len(run):
+            count = data.draw(st.integers(len(done) + 1, len(run) - 1), "messages")
+            payloads = [payload for _, _, payload in run[len(done) : count]]
+            self.partly[position] = done + payloads
+            self.tell(Consumption(partly={position: count}), payloads)
 
     @rule()
     def process_dies(self) -> None:
@@ -311,7 +336,7 @@ class JournalMachine(RuleBasedStateMachine):
         assert forgotten <= (set(self.unsure) if may_forget else set())
         assert there == sorted(there)
         self.held, self.unsure = there, []
-        self.spans = {}
+        self.spans, self.partly = {}, {}
         for each in found:
             start = each.span.start
             for payload in payloads_of([each]):
@@ -346,7 +371,7 @@ def test_folder_is_private_and_emptied_at_the_end(tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
     (place,) = outcome.places
-    journal.consume([Span(place, 0, place.length)])
+    journal.consume(Consumption([Span(place, 0, place.length)]))
     journal.close(is_complete=True)
     assert [path.name for path in folder.iterdir()] == ["lock"]
 
@@ -364,7 +389,7 @@ def test_what_is_consumed_is_deleted_file_by_file(tmp_path: Path) -> None:
     journal = open_journal(tmp_path)
     for number in range(40):
         (place,) = journal.append([entry([bytes(400)], 7, number)]).places
-        journal.consume([Span(place, 0, place.length)], [(7, number == 39)])
+        journal.consume(Consumption([Span(place, 0, place.length)], finished=[(7, number == 39)]))
         assert len(list(tmp_path.glob("messages-*"))) <= 2
     journal.close(is_complete=False)
     again = open_journal(tmp_path)
@@ -439,11 +464,11 @@ def test_consumption_is_written_down_on_a_full_disk(
         return pwrite(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", refuse)
-    assert journal.consume([Span(places[0], 0, places[0].length)]) is not None
-    assert journal.consume([Span(places[1], 0, places[1].length)]) is not None
+    assert journal.consume(Consumption([Span(places[0], 0, places[0].length)])) is not None
+    assert journal.consume(Consumption([Span(places[1], 0, places[1].length)])) is not None
     full = False
     # What could not be written down then is now.
-    assert journal.consume([Span(places[2], 0, places[2].length)]) is None
+    assert journal.consume(Consumption([Span(places[2], 0, places[2].length)])) is None
     journal.close(is_complete=False)
     again = open_journal(tmp_path)
     assert again.recovered.waiting.messages == 7
@@ -476,7 +501,7 @@ def test_spill_takes_no_more_than_its_limit(tmp_path: Path) -> None:
     assert outcome.refusal.errno == errno.EDQUOT
     assert store.disk_bytes <= 8000
     assert list(tmp_path.iterdir()) == []
-    store.consume([Span(place, 0, place.length) for place in outcome.places])
+    store.consume(Consumption([Span(place, 0, place.length) for place in outcome.places]))
     assert store.disk_bytes == 0
     assert store.append([entry([bytes(1000)])]).refusal is None
     store.close(is_complete=True)
@@ -488,7 +513,7 @@ def test_spill_gives_space_back_early(tmp_path: Path) -> None:
     places = store.append([entry([payload]) for _ in range(16)]).places
     file = places[0].file
     before = os.fstat(file.fd).st_blocks
-    store.consume([Span(place, 0, place.length) for place in places[:12]])
+    store.consume(Consumption([Span(place, 0, place.length) for place in places[:12]]))
     if file.punched:
         assert os.fstat(file.fd).st_blocks < before / 2
         assert store.disk_bytes < 8 << 20

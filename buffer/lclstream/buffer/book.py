@@ -3,11 +3,10 @@
 No input or output: `restore` takes what the ledger says, `state` is what it is told.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 from lclstream.buffer.ranges import Ranges
-from lclstream.buffer.store import StreamState
+from lclstream.buffer.store import Consumption, StreamState
 from lclstream.core.ledger import Tally
 
 
@@ -20,6 +19,8 @@ class Book:
         self.received = Tally()
         self.consumed = Ranges()
         """By position; what is lost as well."""
+        self.partly: dict[int, int] = {}
+        """How many messages are done with from a position on that is not in `consumed`."""
         self.streams: dict[int, StreamState] = {}
         self.lost = Tally()
         """Messages that cannot be read any more (at least)."""
@@ -33,14 +34,17 @@ class Book:
             state = self.streams.setdefault(stream, StreamState())
             state.accepted = max(state.accepted, sequence + tally.messages)
 
-    def consume(
-        self, ranges: Iterable[tuple[int, int]], finished: Iterable[tuple[int, bool]]
-    ) -> dict[str, Any]:
+    def consume(self, consumption: Consumption) -> dict[str, Any]:
         """Count messages as consumed and streams as ended, or not; return it for the ledger."""
-        change: dict[str, Any] = {"consumed": list(ranges)}
-        ended = list(finished)
-        if ended:
-            change["finished"] = ended
+        # Many small parts that touch become one.
+        ranges = Ranges(-1)
+        for place, start, end in consumption.spans:
+            ranges.add(place.position + start, place.position + end)
+        change = {
+            "consumed": list(ranges),
+            "partly": list(consumption.partly.items()),
+            "finished": consumption.finished,
+        }
         self._change(change)
         return change
 
@@ -64,6 +68,7 @@ class Book:
             "position": position,
             "received": [received.messages, received.bytes, received.digest],
             "lost": [lost.messages, lost.bytes, lost.digest],
+            "partly": list(self.partly.items()),
             "floor": self.consumed.floor,
             "consumed": list(self.consumed),
             "streams": [(name, s.accepted, s.finished) for name, s in self.streams.items()],
@@ -79,13 +84,21 @@ class Book:
             for messages, size, digest in (state["received"], state["lost"])
         )
         self.consumed = Ranges(state["floor"], state["consumed"])
+        self.partly = dict(state["partly"])
         for name, accepted, finished in state["streams"]:
             self.streams[name] = StreamState(accepted, finished)
         for change in entries[1:]:
             self._change(change)
 
     def _change(self, change: dict[str, Any]) -> None:
+        self.partly.update(change["partly"])
         for start, end in change["consumed"]:
             self.consumed.add(start, end)
-        for name, is_finished in change.get("finished", ()):
+        # A segment is done with from its beginning on.
+        self.partly = {
+            position: messages
+            for position, messages in self.partly.items()
+            if self.consumed.missing(position, position + 1)
+        }
+        for name, is_finished in change["finished"]:
             self.streams.setdefault(name, StreamState()).finished = is_finished

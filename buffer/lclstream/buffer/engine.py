@@ -187,7 +187,9 @@ class Engine:
         with self._lock:
             self.door.expire(self._commons.now)
             self._commons.queue.expire(self._commons.now)
-            self._outflow.expire(is_pressing=self._commons.is_ending or bool(self._inflow.paused))
+            # What a kernel has is not to be delivered again by a process that is started again.
+            is_pressing = self._commons.is_ending or bool(self._inflow.paused)
+            self._outflow.expire(is_pressing=is_pressing or self._commons.queue.is_durable)
             self._outflow.dispatch()
             self._inflow.admit()
             self._inflow.acknowledge()

@@ -19,7 +19,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,10 +34,12 @@ from lclstream.buffer.ranges import Ranges
 from lclstream.buffer.records import HEAD_BYTES, Damage, Reader, Record
 from lclstream.buffer.store import (
     KEY_BITS,
+    Consumption,
     Extent,
     Found,
     Outcome,
     StreamState,
+    end_of,
     find,
     tally_of,
 )
@@ -128,20 +130,14 @@ class Journal:
             self._book.accept(entry.stream, entry.sequence, entry.tally)
         return Outcome(places, refusal)
 
-    def consume(
-        self, spans: Sequence[Span], finished: Iterable[tuple[int, bool]] = ()
-    ) -> OSError | None:
-        """Let go of messages, and take note of streams that have ended, or go on after all.
+    def consume(self, consumption: Consumption) -> OSError | None:
+        """Let go of messages.
 
         Returns:
-            What the disk had against it; it is made up for the next time.
+            What the disk had against taking note of it; it is made up for the next time.
         """
-        # Many small ones that touch become one.
-        ranges = Ranges(-1)
-        for place, start, end in spans:
-            ranges.add(place.position + start, place.position + end)
-        change = self._book.consume(ranges, finished)
-        empty = self._log.consumed(spans)
+        change = self._book.consume(consumption)
+        empty = self._log.consumed(consumption.spans)
         try:
             if empty or self._ledger.is_full:
                 # The tally of a deleted file lives on in the state.
@@ -280,9 +276,15 @@ class FileRecovery:
             _lose(book, record.position, record.end, self._path, offset, whole)
             return True
         for start, end in left:
-            self._file.pending += end - start
             span = Span(place, start - record.position, end - record.position)
-            self.waiting.merge(tally_of(span, record))
+            done = book.partly.pop(start, 0)
+            if done:
+                first = end_of(span, done)
+                book.consumed.add(start, start + first - span.start)
+                span = Span(place, first, span.end)
+            if span.start < span.end:
+                self._file.pending += span.end - span.start
+                self.waiting.merge(tally_of(span, record))
         return True
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from lclstream.buffer import tcp
 from lclstream.buffer.commons import Commons
 from lclstream.buffer.config import Delivery
-from lclstream.buffer.control import ControlReader, Frame
+from lclstream.buffer.control import ControlReader, Frame, frame
 from lclstream.buffer.crossing import Crossing, Source, choose
 from lclstream.buffer.loop import READ, WRITE
 from lclstream.buffer.peers import Consumer, Newcomer, Producer, Side
 from lclstream.buffer.retention import Keep, Retention
-from lclstream.buffer.segments import Outlet, Segment, SpOutlet, minus
-from lclstream.buffer.sp import HEADER_BYTES
+from lclstream.buffer.segments import Outlet, Segment, SpOutlet, Words, minus
+from lclstream.buffer.sp import header
 from lclstream.buffer.stored import DiskSegment
 from lclstream.buffer.transport import CutOffError
 from lclstream.buffer.zmtp import CommandReader
@@ -124,18 +124,23 @@ class Outflow:
         if is_over:
             self.half_close(consumer)
         else:
-            commons.queue.ready(outlet)
+            self._rest(consumer)
 
     def half_close(self, consumer: Consumer) -> None:
         """Tell a consumer that has got everything that the stream has ended."""
         commons = self._commons
         consumer.half_closed = True
         commons.queue.leave(consumer.outlet)
-        if commons.config.sentinel and not consumer.internal and not consumer.outlet.segment:
-            commons.memory.zeros.hold()
-            consumer.outlet.give(Segment(commons.memory.zeros, 0, HEADER_BYTES, Tally(1)))
-            commons.memory.zeros.release()
+        last = b""
+        if consumer.greeting is not None and not consumer.greeted:
+            last += frame(Frame.HELLO, consumer.greeting)
+        if commons.config.sentinel and not consumer.internal:
+            last += header(0)
             consumer.retention.given += 1
+        if consumer.greeting is not None:
+            last += frame(Frame.BYE, consumer.retention.given)
+        if last and consumer.outlet.segment is None:
+            consumer.outlet.give(Segment(Words(last), 0, len(last), Tally(1)))
             self._write(consumer)
         else:
             self._end(consumer)
@@ -315,7 +320,9 @@ class Outflow:
 
     def _rest(self, consumer: Consumer) -> None:
         """It has nothing to write: give it more, unless it holds too much already."""
-        if consumer.retiring:
+        if consumer.greeting is not None and not consumer.greeted:
+            self._greet(consumer)
+        elif consumer.retiring:
             self.half_close(consumer)
         elif self._may_have_more(consumer):
             self._commons.queue.ready(consumer.outlet)
@@ -391,7 +398,19 @@ class Outflow:
             self.watch(consumer, READ | WRITE)
         answers.clear()
 
+    def _greet(self, consumer: Consumer) -> None:
+        """Say between two messages that the end of the stream will be said."""
+        assert consumer.greeting is not None  # noqa: S101
+        words = frame(Frame.HELLO, consumer.greeting)
+        consumer.greeted = True
+        consumer.outlet.give(Segment(Words(words), 0, len(words), Tally()))
+        self._commons.queue.writing += 1
+        self._write(consumer)
+
     def _heard(self, consumer: Consumer, kind: Frame, number: int) -> None:
+        if kind is Frame.HELLO and consumer.retention.keep is Keep.ACK:
+            self._heard_hello(consumer, number)
+            return
         if kind is not Frame.ACK or consumer.framing != "sp":
             raise DecodeError(f"a consumer has no {kind.name} to say")
         commons, retention = self._commons, consumer.retention
@@ -400,9 +419,22 @@ class Outflow:
         before = retention.acknowledged
         retention.done(number)
         commons.counters.acknowledged += number - before
+        segment = consumer.outlet.segment
+        if segment is not None:
+            partly = number - (retention.given - segment.tally.messages)
+            if partly > 0:
+                segment.progressed(partly)
         consumer.acknowledged_at = commons.now
         commons.changed()
         self._release_held_back()
+
+    def _heard_hello(self, consumer: Consumer, number: int) -> None:
+        if consumer.greeting is not None:
+            raise DecodeError("a consumer says HELLO once")
+        consumer.greeting = number
+        if consumer.outlet in self._commons.queue.idle():
+            self._commons.queue.leave(consumer.outlet)
+            self._greet(consumer)
 
     # Time.
 

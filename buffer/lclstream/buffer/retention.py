@@ -149,6 +149,10 @@ class Retention:
             self._written and self._written[0].first + self._written[0].tally.messages <= messages
         ):
             self._let_go(self._written.popleft())
+        if self._written and (segment := self._written[0].segment) is not None:
+            partly = messages - self._written[0].first
+            if partly > 0:
+                segment.progressed(partly)
 
     def leave(
         self, acknowledged_bytes: int, in_hand: Segment | None, begin: int, wire_bytes: int

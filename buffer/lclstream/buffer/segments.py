@@ -26,6 +26,19 @@ class Held(Protocol):
         """Drop a reference."""
 
 
+class Words:
+    """What the buffer itself has to say; stays as long as somebody looks at it."""
+
+    def __init__(self, text: bytes) -> None:
+        self.view = memoryview(text)
+
+    def hold(self) -> None:
+        """Nothing is counted."""
+
+    def release(self) -> None:
+        """Nothing is counted."""
+
+
 class Segment:
     """Whole messages, headers included, in one block; holds a reference to it."""
 
@@ -54,6 +67,9 @@ class Segment:
     def release(self) -> None:
         """Let the memory go."""
         self.block.release()
+
+    def progressed(self, messages: int) -> None:
+        """Take note that so many of its messages are done with, and not all."""
 
     def whole_messages(self, size_bytes: int) -> int:
         """Return how many messages lie whole in so many bytes from its start."""

@@ -32,7 +32,7 @@ from lclstream.buffer.memory import Block, Memory, class_bytes
 from lclstream.buffer.records import HEAD_BYTES
 from lclstream.buffer.segments import Outlet, Queue, Segment
 from lclstream.buffer.statistics import Counters
-from lclstream.buffer.store import Extent, Found, Outcome, Spill, Store
+from lclstream.buffer.store import Consumption, Extent, Found, Outcome, Spill, Store
 from lclstream.buffer.stored import DiskSegment, Stored, read
 from lclstream.core.ledger import Tally
 
@@ -138,8 +138,7 @@ class ShelvedQueue(Queue):
         self._tail: deque[Segment] = deque()
         self._wanted_bytes = 0
         self._retry_at: float | None = None
-        self._spans: list[Span] = []
-        self._finished: list[tuple[int, bool]] = []
+        self._consumption = Consumption()
         self._consuming = False
         # Copies in memory of what is on disk, in the order of the queue.
         self._copies: dict[Stored, None] = {}
@@ -243,8 +242,8 @@ class ShelvedQueue(Queue):
 
     def close(self, *, is_complete: bool) -> None:
         """Close the store, after `clear`."""
-        if self._spans or self._finished:
-            self._store.consume(self._spans, self._finished)
+        if self._consumption:
+            self._store.consume(self._consumption)
         self._store.close(is_complete=is_complete)
 
     def deadline(self) -> float | None:
@@ -306,7 +305,7 @@ class ShelvedQueue(Queue):
     def stream_ended(self, stream: int, *, is_finished: bool) -> None:
         """Have a durable store remember that a stream has ended, or goes on after all."""
         if self.is_durable:
-            self._finished.append((stream, is_finished))
+            self._consumption.finished.append((stream, is_finished))
             self._consume()
 
     # Writing.
@@ -388,7 +387,7 @@ class ShelvedQueue(Queue):
             self._region.append(place, segment)
             segment.release()
             return
-        stored = Stored(place, self._memory, self._consumed)
+        stored = Stored(place, self._memory, self)
         self._append_to_head(DiskSegment(stored, 0, place.length, segment.tally, segment.since))
         if self._memory.held_bytes < COPIES_FRACTION * self._memory.capacity_bytes:
             stored.loaded(segment.block, segment.start)  # type: ignore[arg-type]
@@ -400,7 +399,7 @@ class ShelvedQueue(Queue):
         if not (self._segments or self._region or self._reading):
             # Consumers were faster: it need not be read again.
             self._append_to_head(segment)
-            self._consumed([Span(place, 0, place.length)])
+            self.consumed([Span(place, 0, place.length)])
             return
         self._counters.spilled += segment.tally.messages
         self._region.append(place, segment)
@@ -437,22 +436,31 @@ class ShelvedQueue(Queue):
 
     # Giving back.
 
-    def _consumed(self, spans: list[Span]) -> None:
-        self._spans += spans
+    def consumed(self, spans: list[Span]) -> None:
+        """Parts of records are not wanted any more."""
+        self._consumption.spans += spans
+        self._consume_soon()
+
+    def progressed(self, position: int, messages: int) -> None:
+        """So many messages from a position on are done with, in a part that still is wanted."""
+        if self.is_durable:
+            self._consumption.partly[position] = messages
+            self._consume_soon()
+
+    def _consume_soon(self) -> None:
         if not self._consuming:
             self._consuming = True
-            # Others that are consumed in this turn go along.
+            # What else is consumed in this turn goes along.
             self._loop.again(self._consume_now)
 
     def _consume(self) -> None:
-        if not self._consuming and (self._spans or self._finished):
+        if not self._consuming and self._consumption:
             self._consuming = True
             self._consume_now()
 
     def _consume_now(self) -> None:
-        spans, self._spans = self._spans, []
-        finished, self._finished = self._finished, []
-        self._writer.submit(partial(self._store.consume, spans, finished), self._gave_back)
+        consumption, self._consumption = self._consumption, Consumption()
+        self._writer.submit(partial(self._store.consume, consumption), self._gave_back)
 
     def _gave_back(self, refusal: OSError | None) -> None:
         self._consuming = False
@@ -496,7 +504,7 @@ class ShelvedQueue(Queue):
         for span, tally, _ in found:
             self._region.messages -= tally.messages
             self._region.bytes -= tally.bytes
-            stored = Stored(span.place, self._memory, self._consumed)
+            stored = Stored(span.place, self._memory, self)
             self._append_to_head(
                 DiskSegment(stored, span.start, span.end, tally, self._region.since)
             )

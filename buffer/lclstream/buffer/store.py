@@ -2,8 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ from lclstream.buffer.disklog import FILE_BYTES, Entry, Log, LogFile, Place, Spa
 from lclstream.buffer.ranges import Ranges
 from lclstream.buffer.records import HEAD_BYTES, Damage, Reader, Record
 from lclstream.buffer.runs import walk
-from lclstream.buffer.sp import HEADER_BYTES
+from lclstream.buffer.sp import HEADER, HEADER_BYTES
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.ledger import Tally
 
@@ -49,6 +49,21 @@ class Outcome:
 
 
 @dataclass(slots=True)
+class Consumption:
+    """What has become of messages since a store was last told."""
+
+    spans: list[Span] = field(default_factory=list)
+    """Not needed any more."""
+    partly: dict[int, int] = field(default_factory=dict)
+    """How many messages from a position on are done with, in parts that are still needed."""
+    finished: list[tuple[int, bool]] = field(default_factory=list)
+    """Streams that have ended, or go on after all."""
+
+    def __bool__(self) -> bool:
+        return bool(self.spans or self.partly or self.finished)
+
+
+@dataclass(slots=True)
 class StreamState:
     """How far a stream is."""
 
@@ -71,10 +86,8 @@ class Store(Protocol):
     def append(self, entries: Sequence[Entry]) -> Outcome:
         """Write messages, in this order, as many as the disk takes."""
 
-    def consume(
-        self, spans: Sequence[Span], finished: Iterable[tuple[int, bool]] = ()
-    ) -> OSError | None:
-        """Let go of messages; take note of streams that have ended, or go on after all."""
+    def consume(self, consumption: Consumption) -> OSError | None:
+        """Let go of messages; return what the disk had against taking note of it."""
 
     def read(self, extent: Extent, most: int) -> tuple[list[Found], Extent | None]:
         """Find the next messages of an extent; return them, and what is left of it."""
@@ -123,12 +136,9 @@ class Spill:
         places, refusal = self._log.append(entries)
         return Outcome(places, refusal)
 
-    def consume(
-        self, spans: Sequence[Span], finished: Iterable[tuple[int, bool]] = ()
-    ) -> OSError | None:
+    def consume(self, consumption: Consumption) -> OSError | None:
         """Give the space of messages back."""
-        del finished
-        for file in self._log.consumed(spans):
+        for file in self._log.consumed(consumption.spans):
             self._log.retire(file)
         return None
 
@@ -185,3 +195,17 @@ def tally_of(span: Span, record: Record) -> Tally:
     data = memoryview(os.pread(place.file.fd, end - start, place.offset + start))
     run = walk(data, 0, len(data), digests=record.digest is not None)
     return Tally(run.messages, run.payload_bytes, 0, run.digest)
+
+
+def end_of(span: Span, messages: int) -> int:
+    """Return where so many messages of a part end, relative to the place.
+
+    Raises:
+        OSError: the disk cannot be read.
+    """
+    place, position, end = span
+    while messages and position < end:
+        size = HEADER.unpack(os.pread(place.file.fd, HEADER_BYTES, place.offset + position))[0]
+        position += HEADER_BYTES + size
+        messages -= 1
+    return min(position, end)

@@ -1,8 +1,7 @@
 """Messages that lie on disk, with or without a copy in memory, as the queue handles them."""
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lclstream.buffer.disklog import Place, Span
 from lclstream.buffer.memory import Block, Memory
@@ -12,7 +11,15 @@ from lclstream.core.ledger import Tally
 if TYPE_CHECKING:
     import socket
 
-Release = Callable[[list[Span]], None]
+
+class Owner(Protocol):
+    """Hears what becomes of records."""
+
+    def consumed(self, spans: list[Span]) -> None:
+        """Parts are not wanted any more."""
+
+    def progressed(self, position: int, messages: int) -> None:
+        """So many messages from a position on are done with, in a part that still is wanted."""
 
 
 class Stored:
@@ -24,14 +31,14 @@ class Stored:
     Args:
         place: of the record.
         memory: where a copy in memory comes from.
-        consumed: hears of the parts that are not wanted any more.
+        owner: hears of what is not wanted any more.
     """
 
     __slots__ = (
         "_base",
         "_block",
-        "_consumed",
         "_memory",
+        "_owner",
         "_wanted",
         "broken",
         "is_loading",
@@ -39,7 +46,7 @@ class Stored:
         "place",
     )
 
-    def __init__(self, place: Place, memory: Memory, consumed: Release) -> None:
+    def __init__(self, place: Place, memory: Memory, owner: Owner) -> None:
         self.place = place
         self.is_pinned = False
         """Whether somebody looks at the copy in memory."""
@@ -48,7 +55,7 @@ class Stored:
         self.broken = False
         """Whether the disk does not give it back."""
         self._memory = memory
-        self._consumed = consumed
+        self._owner = owner
         self._block: Block | None = None
         self._base = 0
         self._wanted: list[tuple[int, int]] = []
@@ -109,9 +116,13 @@ class Stored:
             for other in self._wanted:
                 parts = [piece for part in parts for piece in _without(part, other)]
             if parts:
-                self._consumed([Span(self.place, *part) for part in parts])
+                self._owner.consumed([Span(self.place, *part) for part in parts])
         if not self._wanted:
             self.unload()
+
+    def progressed(self, start: int, messages: int) -> None:
+        """Take note that the first messages of a part are done with."""
+        self._owner.progressed(self.place.position + start, messages)
 
     def hold(self) -> None:
         """Nothing: segments say what they want with `want`."""
@@ -146,6 +157,10 @@ class DiskSegment(Segment):
     def forget(self) -> None:
         """Let go of it without saying that the messages are consumed."""
         self.stored.let_go(self.start, self.end, is_consumed=False)
+
+    def progressed(self, messages: int) -> None:
+        """Take note that so many of its messages are done with, and not all."""
+        self.stored.progressed(self.start, messages)
 
     def whole_messages(self, size_bytes: int) -> int:
         """Return how many messages lie whole in so many bytes from its start."""
