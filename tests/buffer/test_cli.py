@@ -129,7 +129,7 @@ def test_job_of_a_transfer_reports_and_obeys(tmp_path: Path) -> None:
     authority.issue_user(tmp_path / "identity", "job:1:buffer", "buffer")
     with open_desk(tmp_path / "service") as desk:
         environment = {"LCLSTREAM_REPORT_URL": desk.url, "LCLSTREAM_IDENTITY": "identity"}
-        with serving(tmp_path, environment=environment) as (process, addresses):
+        with serving(tmp_path, "--digest", environment=environment) as (process, addresses):
             until(lambda: bool(desk.reports))
             assert desk.reports[0].addresses is not None
             assert desk.reports[0].addresses.in_ == addresses["in"]

@@ -71,7 +71,9 @@ def controlled(folder: Path, *options: str) -> Iterator[tuple[Any, Any, ControlC
 
 
 def messages(seed: int, count: int) -> list[bytes]:
-    return [b"%d %d " % (seed, i) + bytes((seed * 7919 + i * 104729) % 300_000) for i in range(count)]
+    return [
+        b"%d %d " % (seed, i) + bytes((seed * 7919 + i * 104729) % 300_000) for i in range(count)
+    ]
 
 
 def push_all(url: str, what: list[bytes], delivery: str = "fast") -> None:
@@ -178,17 +180,19 @@ def test_deadline_counts_what_all_lanes_hold(tmp_path: Path) -> None:
 def test_expected_producers_are_counted_over_all_lanes(tmp_path: Path) -> None:
     collector = Collector()
     options = ("--lanes", "2", "--expect-producers", "3", "--grace", "0.2")
-    with serving(tmp_path, *options) as (process, addresses):
-        with in_thread(partial(collector.pull, addresses["out"][0])):
-            for seed in range(2):
-                push_all(addresses["in"][0], messages(seed, 10))
-            until(lambda: len(collector.digests) == 20, PATIENCE_S)
-            assert process.poll() is None
-            # Several connections are one producer.
-            with Push(addresses["in"][0], connections=4) as push:
-                for message in messages(2, 40):
-                    push.send(message)
-            code, report = finish(process)
+    with (
+        serving(tmp_path, *options) as (process, addresses),
+        in_thread(partial(collector.pull, addresses["out"][0])),
+    ):
+        for seed in range(2):
+            push_all(addresses["in"][0], messages(seed, 10))
+        until(lambda: len(collector.digests) == 20, PATIENCE_S)
+        assert process.poll() is None
+        # Several connections are one producer.
+        with Push(addresses["in"][0], connections=4) as push:
+            for message in messages(2, 40):
+                push.send(message)
+        code, report = finish(process)
     assert code == 0
     assert len(collector.digests) == 60
     assert report["reason"] == "all 3 producers have come and gone"

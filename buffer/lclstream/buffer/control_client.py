@@ -1,5 +1,6 @@
 """Ask a running buffer, and tell it what to do."""
 
+import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -7,7 +8,7 @@ from typing import Any, Self
 import httpx
 
 from lclstream.buffer.control_address import EXPECTED, HTTPS, UNIX
-from lclstream.core.errors import IdentityError, InvalidConfigError
+from lclstream.core.errors import IdentityError, InvalidConfigError, UnavailableError
 from lclstream.core.http import raise_for_error, translate_errors
 from lclstream.core.tls import Credentials
 
@@ -32,6 +33,7 @@ class ControlClient:
     def __init__(self, url: str, identity: Path | None = None) -> None:
         self.url = url
         if url.startswith(UNIX):
+            _check_reachable(url)
             transport = httpx.HTTPTransport(uds=url.removeprefix(UNIX))
             base = NO_HOST
         elif url.startswith(HTTPS):
@@ -81,3 +83,13 @@ class ControlClient:
         trace: TracebackType | None,
     ) -> None:
         self._client.close()
+
+
+def _check_reachable(url: str) -> None:
+    """Say plainly that nobody is there; httpx would also leave a socket behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(TIMEOUT_S)
+        try:
+            probe.connect(url.removeprefix(UNIX))
+        except OSError as error:
+            raise UnavailableError(f"no buffer at {url}: {error.strerror or error}") from error
