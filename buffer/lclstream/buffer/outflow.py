@@ -288,9 +288,10 @@ class Outflow:
             segment.release()
             self._end(consumer)
             return
-        commons.sent.merge(segment.tally)
-        consumer.wrote(segment)
-        commons.queue.written(segment)
+        if segment.tally.messages:
+            commons.sent.merge(segment.tally)
+            consumer.wrote(segment)
+            commons.queue.written(segment)
         commons.queue.finished()
         self._rest(consumer)
 

@@ -120,6 +120,10 @@ class Consumer(Peer):
     half_closed: bool = False
     retiring: bool = False
     """Whether it gets nothing more than what it is being written."""
+    greeting: int | None = None
+    """What it has greeted with and is to be greeted with; it is told the end of its stream."""
+    greeted: bool = False
+    """Whether it has been."""
     crossing: "Crossing | None" = None
     """The message that goes to it without entering memory."""
     held_back: bool = False

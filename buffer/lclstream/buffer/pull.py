@@ -1,5 +1,6 @@
 """A consumer's end of a stream: pulls whole messages from buffers or producers."""
 
+import secrets
 import ssl
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -15,6 +16,7 @@ from lclstream.core.tls import Credentials
 
 __all__ = ["LinkCount", "Pull", "ReceiveTimeoutError"]
 
+NONCE_BITS = 64
 MAX_MESSAGE_BYTES = 1 << 30
 # A dead buffer is restarted at the same address within this time, or not at all.
 RECONNECT_TIMEOUT_S = 5.0
@@ -218,16 +220,21 @@ def make_receiver(
     Raises:
         InvalidConfigError: names the argument.
     """
+    nonce = secrets.randbits(NONCE_BITS)
+    greeting = b""
+    if acknowledge:
+        # A buffer must know before it sends anything.
+        greeting = frame(Frame.ACK, 0) + frame(Frame.HELLO, nonce)
     return Receiver(
         Links(
             urls,
             listening=listen,
             protocol=Protocol.PULL,
             options=options,
-            # A buffer must know before it sends anything.
-            greeting=frame(Frame.ACK, 0) if acknowledge else b"",
+            greeting=greeting,
         ),
         acknowledge=acknowledge,
+        nonce=nonce,
         reconnect=reconnect,
         reconnect_timeout_s=reconnect_timeout_s,
         peers=peers,

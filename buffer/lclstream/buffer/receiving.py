@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from lclstream.buffer import tcp
-from lclstream.buffer.control import Frame, frame
+from lclstream.buffer.control import CONTROL, MAGIC, Frame, frame, looks_like_control
 from lclstream.buffer.links import WRITE, Link, Links, Target
 from lclstream.buffer.views import Memories, MessageReader
 from lclstream.core.errors import BufferClosedError, EndOfStream, StreamError
@@ -69,6 +69,10 @@ class Source:
     """What of the last acknowledgement the kernel did not take."""
     ended: bool = False
     """Whether the peer has ended its stream; we may still have to acknowledge."""
+    greeted: bool = False
+    """Whether the peer has said that it will say when its stream has ended."""
+    farewell: memoryview | None = None
+    """A message that says so, unless another one follows it: then it was data."""
 
     def count(self) -> LinkCount:
         """Return its figures."""
@@ -95,6 +99,7 @@ class Receiver:
     Args:
         links: the connections; owned by the receiver from now on.
         acknowledge: whether to tell the peers what is finished.
+        nonce: what they were greeted with then; a buffer answers with the same.
         reconnect: whether a connection that breaks is made again.
         reconnect_timeout_s: how long it is tried where nobody listens.
         peers: when listening, how many must have come before the end of all is the end.
@@ -107,12 +112,14 @@ class Receiver:
         links: Links,
         *,
         acknowledge: bool,
+        nonce: int,
         reconnect: bool,
         reconnect_timeout_s: float,
         peers: int,
         max_message_bytes: int,
         dead_after_s: float,
     ) -> None:
+        self._hello = CONTROL.pack(MAGIC, Frame.HELLO, nonce)
         self.links = links
         self.messages: deque[memoryview] = deque()
         """What was read and not handed out."""
@@ -284,6 +291,8 @@ class Receiver:
         else:
             if count:
                 messages = reader.filled(count)
+                if self._acknowledge:
+                    messages = self._without_control(source, messages)
                 self.messages.extend(messages)
                 source.wire_bytes += count
                 source.messages += len(messages)
@@ -297,7 +306,28 @@ class Receiver:
                 self._ended(source)
         return True
 
+    def _without_control(
+        self, source: Source, messages: Sequence[memoryview]
+    ) -> Sequence[memoryview]:
+        """Take out what a buffer says between the messages."""
+        if source.farewell is not None and messages:
+            messages, source.farewell = [source.farewell, *messages], None
+        if not any(looks_like_control(message) for message in messages):
+            return messages
+        data = list(messages)
+        if not source.greeted and self._hello in data:
+            data.remove(memoryview(self._hello))
+            source.greeted = True
+        total = source.messages + len(data) - 1
+        if source.greeted and data and data[-1] == CONTROL.pack(MAGIC, Frame.BYE, total):
+            source.farewell = data.pop()
+        return data
+
     def _ended(self, source: Source) -> None:
+        if source.greeted and source.farewell is None:
+            # The buffer was killed, perhaps; another one may go on with what it has kept.
+            self._lost(source, "closed without a farewell")
+            return
         logger.info("stream_ended", extra={"peer": source.link.peer})
         source.ended = True
         source.recv_into = _nothing
