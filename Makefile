@@ -6,7 +6,7 @@ PYTEST_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit bench bench-buffer setup setup-test constraints docs clean
+.PHONY: help demo test soak check lint types imports unit bench bench-buffer setup setup-test constraints docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ demo: setup ## A beamline in a box: the main job, end to end (DEMO_OPTIONS="--ke
 	@$(BIN)/lclstream demo $(DEMO_OPTIONS)
 
 test: setup-test lint types imports unit ## Everything that CI checks
+
+soak: setup-test ## The buffer's loss tests at full length: hundreds of rounds of kills, about an hour
+	@LCLSTREAM_SOAK=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/buffer/loss tests/buffer/test_stateful_dispatch.py
 
 check: lint types imports ## The checks that run nothing
 

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -12,6 +13,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from tests.buffer.loss.scale import pick
 
 from lclstream.buffer.memory import Block, Memory
 from lclstream.buffer.retention import Keep, Retention
@@ -218,5 +220,7 @@ class Dispatch(RuleBasedStateMachine):
         self.memory.close()
 
 
-Dispatch.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-TestDispatch = Dispatch.TestCase
+Dispatch.TestCase.settings = settings(
+    max_examples=pick(60, 3000), stateful_step_count=30, deadline=None
+)
+TestDispatch = pytest.mark.timeout(900)(Dispatch.TestCase)

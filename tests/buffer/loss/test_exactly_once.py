@@ -10,6 +10,14 @@ from tests.buffer.loss.scale import pick
 pytestmark = pytest.mark.timeout(300)
 
 
+# Each is played in turn.
+VARIANTS: tuple[tuple[str, ...], ...] = ((), ("--lanes", "2"))
+
+
+def variant(seed: int) -> tuple[str, ...]:
+    return VARIANTS[seed % len(VARIANTS)]
+
+
 def anybody(*kinds: str) -> tuple[tuple[str, str], ...]:
     return tuple((role, kind) for role in ("produce", "consume") for kind in kinds)
 
@@ -17,7 +25,9 @@ def anybody(*kinds: str) -> tuple[tuple[str, str], ...]:
 @pytest.mark.parametrize("seed", range(pick(4, 80)))
 def test_fast_never_twice_and_losses_are_named(nursery: Nursery, seed: int) -> None:
     """Whoever is killed: nothing comes twice, and what is missing went to the dead."""
-    played = Round(nursery, seed, ALL_KINDS, anybody(*ALL_KINDS), ("--delivery", "fast"))
+    played = Round(
+        nursery, seed, ALL_KINDS, anybody(*ALL_KINDS), ("--delivery", "fast", *variant(seed))
+    )
     played.run()
     verdict = played.verdict()
     told = played.told()
@@ -48,7 +58,7 @@ def test_safe_loses_nothing(nursery: Nursery, seed: int) -> None:
     """Our own ends are killed, and plain producers: all that was accepted arrives."""
     mortal = (*anybody("safe"), ("produce", "pynng"), ("produce", "pyzmq"))
     kinds = ("pynng", "pyzmq", "safe")
-    played = Round(nursery, seed, kinds, mortal, ("--delivery", "safe"))
+    played = Round(nursery, seed, kinds, mortal, ("--delivery", "safe", *variant(seed)))
     played.run()
     told = played.told()
     verdict = played.verdict()
@@ -77,7 +87,9 @@ def test_durable_outlives_its_buffer(nursery: Nursery, tmp_path: Path, seed: int
     assert not verdict.lost, told
     assert all(producer.how == "closed" for producer in played.producers), told
     assert all(consumer.killed or consumer.how == "closed" for consumer in played.consumers), told
-    assert played.code == 0, told
+    # Whether a producer had said goodbye may be forgotten with the buffer; that is told.
+    faults = played.report["error"].split("; ")[:-1]
+    assert not [fault for fault in faults if "ended without a word" not in fault], told
 
 
 def assert_only_the_dead_stopped(played: Round) -> None:

@@ -18,8 +18,8 @@ from lclstream.buffer import Pull, Push
 from lclstream.core.errors import StreamError
 from lclstream.identity.authority import Authority
 
-pytestmark = pytest.mark.timeout(900)
-ROUNDS = pick(120, 5000)
+pytestmark = pytest.mark.timeout(1800)
+ROUNDS = pick(120, 3000)
 PUSH, PULL = b"\x00SP\x00\x00\x50\x00\x00", b"\x00SP\x00\x00\x51\x00\x00"
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
 LENGTHS = [2**20 + 1, 2**31, 2**32, 2**40, 2**60, 2**63 - 1, 2**63, 2**64 - 9, 2**64 - 1]
