@@ -704,6 +704,8 @@ class Sender:
         except UnavailableError as error:
             logger.warning("flush_failed", extra={"reason": str(error)})
         self.undelivered += len(self._run_sizes)
+        # A connection may have come up that nobody has looked at.
+        self.step(0.0)
         self._finishing = True
         for target in self.links.targets:
             # Who was never there is not waited for any more.
