@@ -7,11 +7,9 @@ a buffer are one producer there. They live in processes of their own.
 import asyncio
 import json
 import logging
-import math
 import os
 import secrets
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -123,7 +121,6 @@ class Forwarder:
             slots=(),
         )
         self._slots: dict[int, Slot] = {}
-        self._provided_at: dict[int, float] = {}
         self._told: dict[int, LinkTold] = {}
         self._workers: list[WorkerProcess] = []
         self._measured: set[Address] = set()
@@ -271,7 +268,11 @@ class Forwarder:
             if isinstance(message, LinkTold):
                 self._link_told(worker, message)
             elif isinstance(message, Want):
-                self._provide(worker, message.slot)
+                if message.soon:
+                    # As the one before, the next may end at once.
+                    self._provide_later(worker, message.slot)
+                else:
+                    self._provide(worker, message.slot)
 
     def _link_told(self, worker: WorkerProcess, told: LinkTold) -> None:
         before = self._told[told.slot]
@@ -308,22 +309,19 @@ class Forwarder:
             str(address), count, told.rtt_s, told.window_bytes, config.forward_rate_bytes
         )
 
+    def _provide_later(self, worker: WorkerProcess, slot: int) -> None:
+        asyncio.get_running_loop().call_later(WANT_AGAIN_S, self._provide, worker, slot)
+
     def _provide(self, worker: WorkerProcess, slot: int) -> None:
         """Give a link a connection to this buffer, unless there is nothing more to be had."""
         if self._farewell is not None or worker not in self._workers:
             return
-        now = time.monotonic()
-        if now < self._provided_at.get(slot, -math.inf) + WANT_AGAIN_S:
-            # The one before has just ended, and so might the next.
-            asyncio.get_running_loop().call_later(WANT_AGAIN_S, self._provide, worker, slot)
-            return
-        self._provided_at[slot] = now
         try:
             # Who sends is the accepted side: it can see exactly what has arrived.
             ours, theirs = connected_pair()
         except OSError as error:
             logger.error("forward_not_connected", extra={"reason": str(error)})  # noqa: TRY400
-            asyncio.get_running_loop().call_later(WANT_AGAIN_S, self._provide, worker, slot)
+            self._provide_later(worker, slot)
             return
         worker.send(Upstream(slot), (theirs,))
         address = str(self._slots[slot].address)

@@ -273,7 +273,7 @@ class ForwardLink:
         inlet, budget = self._inlet, BYTES_PER_EVENT
         if inlet is None or self.state is not LinkState.OPEN:
             return
-        while budget > 0 and self._send():
+        while self._send() and budget > 0:
             try:
                 count = self._receive(inlet)
             except BlockingIOError:
@@ -357,7 +357,7 @@ class ForwardLink:
         elif self._farewell_at is None:
             # It is one lane that has gone, or we hear of the end in a moment.
             self._become(LinkState.READY)
-            self._tell(Want(self.slot.number))
+            self._tell(Want(self.slot.number, soon=not self._scanner.messages))
         else:
             self._say_bye()
 

@@ -89,6 +89,8 @@ class Want:
     """A link has a connection downstream and needs one to our own buffer."""
 
     slot: int
+    soon: bool = False
+    """Whether there is time, because nothing came over the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
