@@ -115,8 +115,8 @@ class Lanes:
         """How often those were counted."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._refreshing = self._refresh_again = False
-        self._counting: asyncio.Task[None] | None = None
-        self._counted_at = -math.inf
+        self._counting: dict[bool, asyncio.Task[None]] = {}
+        self._counted_at = dict.fromkeys((True, False), -math.inf)
         self._timer: asyncio.TimerHandle | None = None
         self._link_after = self._last_activity = time.monotonic()
         self._ordered: Order | None = None
@@ -190,14 +190,19 @@ class Lanes:
         self.ending.stop(reason)
         self._look()
 
-    async def statistics(self) -> Statistics:
-        """Return the figures of this moment, or of the end."""
-        is_stale = time.monotonic() > self._counted_at + COUNT_INTERVAL_S
+    async def statistics(self, *, peers: bool = True) -> Statistics:
+        """Return the figures of this moment, or of the end.
+
+        Args:
+            peers: False: those of connections may be older.
+        """
+        is_stale = time.monotonic() > self._counted_at[peers] + COUNT_INTERVAL_S
         if is_stale and not self.ending.is_over:
-            if self._counting is None or self._counting.done():
-                self._counting = self._spawn(self._count_all())
+            counting = self._counting.get(peers)
+            if counting is None or counting.done():
+                counting = self._counting[peers] = self._spawn(self._count_all(peers=peers))
             # Who goes away leaves the counting to the others.
-            await asyncio.shield(self._counting)
+            await asyncio.shield(counting)
         return self.last_statistics()
 
     def last_statistics(self) -> Statistics:
@@ -335,7 +340,10 @@ class Lanes:
             else:
                 self._look()
         elif isinstance(message, Figures):
+            before = lane.figures.peers if lane.figures is not None else ()
             lane.figures = message.statistics
+            if not lane.figures.peers:
+                lane.figures = replace(lane.figures, peers=before)
             lane.producers = message.producers
             lane.finished = message.token is None
             self._rounds.answered(message.token, lane.number)
@@ -401,6 +409,10 @@ class Lanes:
                 be older. While the buffer is open that does, deadlines apart.
         """
         if self._over.is_set():
+            return
+        if not self.ending.is_over and any(lane.told is None for lane in self._lanes.values()):
+            # A lane that has not begun cannot obey, and it may find a journal full of messages.
+            # It will tell.
             return
         self._balance()
         facts = self._facts(time.monotonic() if fresh_at is None else fresh_at)
@@ -484,15 +496,15 @@ class Lanes:
                 self._look(asked_at)
         self._refreshing = False
 
-    async def _count_all(self) -> None:
+    async def _count_all(self, *, peers: bool) -> None:
         lanes = self._ready_lanes()
         token, answers = self._rounds.begin(lane.number for lane in lanes)
         for lane in lanes:
-            self._send(lane, Count(token))
+            self._send(lane, Count(token, peers))
         if not await answers.wait(ANSWER_TIMEOUT_S):
             logger.warning("lanes_do_not_answer", extra={"timeout_s": ANSWER_TIMEOUT_S})
         self._rounds.end(token)
-        self._counted_at = time.monotonic()
+        self._counted_at[peers] = time.monotonic()
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
