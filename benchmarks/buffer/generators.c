@@ -30,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 1 << 20, DRAIN_EVERY = 256 << 10, PATIENCE_S = 5, CONTROL_BYTES = 21 };
+enum { READ_BYTES = 1 << 20, DRAIN_EVERY = 256 << 10, PATIENCE_S = 20, CONTROL_BYTES = 21 };
 enum { ACK = 1, HELLO = 2, BYE = 3, STREAM = 4, FROM = 5 };
 enum protocol { SP, ZMTP, RAW };
 

@@ -52,6 +52,8 @@ class Relay:
     """Takes the two ports and a folder."""
     needs: Sequence[str] = ()
     """Options of `lclstream buffer serve` without which it cannot be measured."""
+    announces: bool = False
+    """Whether it writes its ready file; else it is ready when it listens."""
 
     def check(self) -> None:
         """Make sure that it can be started.
@@ -95,9 +97,9 @@ def buffer(name: str, *options: str, memory: str = "256MiB") -> Relay:
     """Return our buffer with options."""
 
     def command(port_in: int, port_out: int, folder: Path) -> list[str]:
-        del folder
         return [
             *LCLSTREAM, "buffer", "serve",
+            "--ready-file", str(ready_file(folder, port_in)),
             "--in", f"tcp://127.0.0.1:{port_in}",
             "--out", f"tcp://127.0.0.1:{port_out}",
             "--memory", memory,
@@ -105,7 +107,12 @@ def buffer(name: str, *options: str, memory: str = "256MiB") -> Relay:
         ]  # fmt: skip
 
     needs = [option for option in options if option.startswith("--")]
-    return Relay(name=name, protocol="sp", command=command, needs=needs)
+    return Relay(name=name, protocol="sp", command=command, needs=needs, announces=True)
+
+
+def ready_file(folder: Path, port_in: int) -> Path:
+    """Return what a relay that announces itself writes when it is ready."""
+    return folder / f"ready-{port_in}"
 
 
 def library(kind: str) -> Relay:
@@ -146,20 +153,20 @@ def running(relay: Relay, folder: Path) -> Iterator[Running]:
     """
     relay.check()
     port_in, port_out = free_port(), free_port()
-    log = folder / f"relay-{port_in}.log"
+    log, ready = folder / f"relay-{port_in}.log", ready_file(folder, port_in)
+    ready.unlink(missing_ok=True)
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))
         process = subprocess.Popen(
             relay.command(port_in, port_out, folder), stdout=output, stderr=output
         )
         stack.callback(stop, [process])
-        for port in (port_in, port_out):
-            until(
-                functools.partial(_listens, port),
-                START_TIMEOUT_S,
-                f"{relay.name} does not listen (see {log})",
-                [process],
-            )
+        until(
+            ready.exists if relay.announces else lambda: _listens(port_in) and _listens(port_out),
+            START_TIMEOUT_S,
+            f"{relay.name} does not listen (see {log})",
+            [process],
+        )
         relayed = Running(process, port_in, port_out)
         relayed.idle_rss_bytes = relayed.memory_bytes("VmRSS")
         yield relayed
