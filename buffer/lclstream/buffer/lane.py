@@ -233,7 +233,7 @@ class Lane:
             self._ending.answer(message.token)
             engine.look_again()
         elif isinstance(message, Count):
-            self._send(self._figures(message.token))
+            self._send(self._figures(message.token, peers=message.peers))
 
     def _tell(self, facts: Facts, token: int | None) -> None:
         self._send(
@@ -246,9 +246,10 @@ class Lane:
             )
         )
 
-    def _figures(self, token: int | None) -> Figures:
+    def _figures(self, token: int | None, *, peers: bool = True) -> Figures:
+        statistics = self._engine.external_statistics()
         return Figures(
-            statistics=self._engine.external_statistics(),
+            statistics=statistics if peers else replace(statistics, peers=()),
             producers=self._engine.named_producers,
             token=token,
         )

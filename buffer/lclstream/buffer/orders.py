@@ -80,6 +80,8 @@ class Count:
     """Tell all figures as they are now."""
 
     token: int
+    peers: bool
+    """Whether those of each connection are wanted too; there may be a thousand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ class BufferService:
     # The transfer.
 
     def _report_from_thread(self) -> Report:
-        asked = asyncio.run_coroutine_threadsafe(self._lanes.statistics(), self._loop)
+        asked = asyncio.run_coroutine_threadsafe(self._lanes.statistics(peers=False), self._loop)
         return self._report(asked.result(SNAPSHOT_TIMEOUT_S))
 
     def _obey_from_thread(self, reply: Reply) -> None:
