@@ -62,16 +62,18 @@ def choose(producer: Producer, consumers: Iterable[Consumer]) -> Consumer | None
         return None
     if _waiting_bytes(producer.sock) < min(size, LEAST_HERE_BYTES):
         return None
-    for consumer in consumers:
-        retention = consumer.retention
-        if (
-            consumer.wire.can_splice
-            and consumer.framing == "sp"
-            and retention.settled
-            and retention.keep is Keep.NOTHING
-        ):
-            return consumer
-    return None
+    return next((consumer for consumer in consumers if takes_splices(consumer)), None)
+
+
+def takes_splices(consumer: Consumer) -> bool:
+    """Return whether messages may be spliced to a consumer: nothing of them can be kept for it."""
+    retention = consumer.retention
+    return (
+        consumer.wire.can_splice
+        and consumer.framing == "sp"
+        and retention.settled
+        and retention.keep is Keep.NOTHING
+    )
 
 
 def _waiting_bytes(sock: socket.socket) -> int:

@@ -81,6 +81,8 @@ class Engine:
         self._inflow = Inflow(
             commons,
             self._outflow.begin_crossing,
+            self._outflow.could_cross,
+            self._outflow.is_consumer_free,
             self._outflow.dispatch,
             self._outflow.is_retaining,
         )
@@ -191,6 +193,7 @@ class Engine:
             is_pressing = self._commons.is_ending or bool(self._inflow.paused)
             self._outflow.expire(is_pressing=is_pressing or self._commons.queue.is_durable)
             self._outflow.dispatch()
+            self._inflow.wake()
             self._inflow.admit()
             self._inflow.acknowledge()
             if self._inflow.has_expired():

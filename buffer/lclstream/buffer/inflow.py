@@ -7,7 +7,7 @@ from functools import partial
 
 from lclstream.buffer.commons import Commons
 from lclstream.buffer.control import Frame, frame
-from lclstream.buffer.crossing import Crossing
+from lclstream.buffer.crossing import LEAST_HERE_BYTES, Crossing
 from lclstream.buffer.intake import Intake
 from lclstream.buffer.loop import READ, WRITE
 from lclstream.buffer.memory import Block
@@ -23,6 +23,11 @@ from lclstream.core.ledger import Tally
 # A producer that was let above the bound and sends nothing for so long lets another one in.
 ASLEEP_AFTER_S = 1.0
 RESUME_FRACTION = 0.75
+# So many messages of a producer are begun before others are looked at.
+READS_PER_EVENT = 8
+# A large message waits for a consumer about as long as it takes to copy it in and out.
+S_PER_BYTE = 1e-9
+PATIENCE_S = 0.05
 
 
 class Inflow:
@@ -31,6 +36,8 @@ class Inflow:
     Args:
         commons: what the engine's parts share.
         begin_crossing: takes a large message straight to a consumer, if that is possible.
+        could_cross: tells whether it may become possible soon.
+        is_consumer_free: tells whether only the message's first bytes are missing for that.
         dispatch: gives what waits to consumers.
         is_retaining: tells whether consumers hold messages that they will let go of.
     """
@@ -39,6 +46,8 @@ class Inflow:
         self,
         commons: Commons,
         begin_crossing: Callable[[Producer], Crossing | None],
+        could_cross: Callable[[Producer], bool],
+        is_consumer_free: Callable[[], bool],
         dispatch: Callable[[], None],
         is_retaining: Callable[[], bool],
     ) -> None:
@@ -49,11 +58,15 @@ class Inflow:
         self._missed_until: float | None = None
         self._commons = commons
         self._begin_crossing = begin_crossing
+        self._could_cross = could_cross
+        self._is_consumer_free = is_consumer_free
         self._dispatch = dispatch
         self._is_retaining = is_retaining
         self._parked: deque[Producer] = deque()
         self._admitting = False
         self._unacknowledged: set[Producer] = set()
+        # Those whose next message waits at its header, and until when.
+        self._patient: dict[Producer, float] = {}
         commons.queue.kept = self._kept
 
     @property
@@ -99,7 +112,7 @@ class Inflow:
 
     def deadline(self) -> float | None:
         """Return when `has_expired` or `admit` is to be asked although nothing happens."""
-        times = [self._admit_at, self._missed_until]
+        times = [self._admit_at, self._missed_until, *self._patient.values()]
         return min((moment for moment in times if moment is not None), default=None)
 
     def has_expired(self) -> bool:
@@ -142,6 +155,40 @@ class Inflow:
                 stream.told, stream.resumed = owed, False
                 self._say(producer)
         self._unacknowledged.clear()
+
+    def _waits_for_consumer(self, producer: Producer) -> bool:
+        """Let a large message wait a moment for a consumer to which it can be spliced.
+
+        Otherwise one message in memory would lead the next one there, and so on.
+        """
+        size = producer.intake.bodiless_bytes
+        if size is None or not self._could_cross(producer):
+            self._patient.pop(producer, None)
+            producer.wake_at(0)
+            return False
+        if self._is_consumer_free():
+            # Only the first bytes are missing. If it still is so when it is looked at again, it
+            # has closed.
+            self._patient.pop(producer, None)
+            producer.wake_at(0 if producer.low_water else min(size, LEAST_HERE_BYTES))
+            self.watch(producer, READ)
+            return bool(producer.low_water)
+        now = self._commons.now
+        until = self._patient.setdefault(producer, now + min(size * S_PER_BYTE, PATIENCE_S))
+        if now < until:
+            self.watch(producer, 0)
+            return True
+        del self._patient[producer]
+        producer.wake_at(0)
+        return False
+
+    def wake(self) -> None:
+        """Go on with large messages for which there may be a consumer now, or that waited long."""
+        for producer, until in list(self._patient.items()):
+            is_due = self._commons.now >= until
+            if not producer.watched and (is_due or self._is_consumer_free()):
+                self.watch(producer, READ)
+                self._read(producer)
 
     def admit(self) -> None:
         """Go on with producers for which there is memory now, in the order of their waiting."""
@@ -188,15 +235,26 @@ class Inflow:
             self._read(producer)
 
     def _read(self, producer: Producer) -> None:
-        """Read once, and again as long as something waits of which epoll does not tell."""
-        while self._read_once(producer) and producer.wire.pending():
-            pass
+        """Read, and again as long as something waits of which epoll does not tell.
+
+        Behind a large message the next header is mostly there already.
+        """
+        reads = 0
+        while self._read_once(producer):
+            reads += 1
+            is_next = producer.intake.is_between and reads < READS_PER_EVENT
+            if not (is_next or producer.wire.pending()):
+                return
 
     def _read_once(self, producer: Producer) -> bool:
         """Return whether it may be read again."""
         crossing = producer.crossing or self._begin_crossing(producer)
         if crossing is not None:
+            self._patient.pop(producer, None)
+            producer.wake_at(0)
             crossing.move()
+            return producer.crossing is None and not producer.dead
+        if self._waits_for_consumer(producer):
             return False
         space = producer.intake.space()
         if space is None:
@@ -336,6 +394,7 @@ class Inflow:
                 problem = problem or "closed without a word"
         intake.close()
         producer.dead = True
+        self._patient.pop(producer, None)
         self.producers.discard(producer)
         self._unacknowledged.discard(producer)
         if producer in self._parked:

@@ -100,6 +100,11 @@ class Intake:
         """Size of a large message of which only the header has come; None if there is none."""
         return self._wanted_body if self._block is None else None
 
+    @property
+    def is_between(self) -> bool:
+        """Whether a header is next, or the body that it has announced: worth another look."""
+        return self._mode is Mode.HEADER or self.bodiless_bytes is not None
+
     def body_taken(self) -> None:
         """The body of that message was taken from the connection by somebody else."""
         self._wanted_body = None

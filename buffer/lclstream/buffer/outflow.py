@@ -8,7 +8,7 @@ from lclstream.buffer import tcp
 from lclstream.buffer.commons import Commons
 from lclstream.buffer.config import Delivery
 from lclstream.buffer.control import ControlReader, Frame, frame
-from lclstream.buffer.crossing import Crossing, Source, choose
+from lclstream.buffer.crossing import Crossing, Source, choose, takes_splices
 from lclstream.buffer.loop import READ, WRITE
 from lclstream.buffer.peers import Consumer, Newcomer, Producer, Side
 from lclstream.buffer.retention import Keep, Retention
@@ -29,6 +29,8 @@ CHECK_INTERVAL_S = 5.0
 CHECKS_IN_TIME = 4
 # A consumer that will acknowledge says so at once; its word may be a moment on its way.
 SETTLED_AFTER_S = 0.1
+# Nobody waits for a consumer that has taken nothing for so long.
+STALLED_AFTER_S = 0.02
 # No event tells that a kernel has acknowledged: ask again after a pause that grows.
 FIRST_ASKING_S = 0.001
 LAST_ASKING_S = 0.05
@@ -197,6 +199,25 @@ class Outflow:
                 consumer.acknowledged_at = self._commons.now
             consumer.retention.given += segment.tally.messages
             self._write(consumer)
+
+    def could_cross(self, producer: Producer) -> bool:
+        """Return whether a consumer that is busy now may soon take a message by splicing."""
+        commons = self._commons
+        if self._is_safe or commons.config.digests or not producer.wire.can_splice:
+            return False
+        lately = commons.now - STALLED_AFTER_S
+        return any(
+            takes_splices(consumer)
+            and (consumer.blocked_since is None or consumer.blocked_since > lately)
+            for consumer in self.consumers.values()
+        )
+
+    def is_consumer_free(self) -> bool:
+        """Return whether a consumer waits to which a message could be spliced."""
+        queue = self._commons.queue
+        return not queue.has_waiting and any(
+            takes_splices(self.consumers[outlet]) for outlet in queue.idle()
+        )
 
     def begin_crossing(self, producer: Producer) -> Crossing | None:
         """Take the message that begins now straight to an idle consumer, if there is one."""

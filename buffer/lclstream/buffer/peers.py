@@ -104,8 +104,16 @@ class Producer(Peer):
     """If it speaks control frames."""
     crossing: "Crossing | None" = None
     """The message that goes through without entering memory."""
+    low_water: int = 0
+    """How many bytes must have come before it can be read; 0 if any will do."""
     to_say: bytes = b""
     """Control frames that it did not take yet."""
+
+    def wake_at(self, low_water: int) -> None:
+        """Have epoll tell only when so many bytes have come, or it has closed; 0: any."""
+        if low_water != self.low_water:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(low_water, 1))
+            self.low_water = low_water
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

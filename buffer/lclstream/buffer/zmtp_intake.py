@@ -84,6 +84,11 @@ class ZmtpIntake:
         return self._missing > 0 or bool(self._head)
 
     @property
+    def is_between(self) -> bool:
+        """Return False: what is next lies with what has come, or epoll tells of it."""
+        return False
+
+    @property
     def bodiless_bytes(self) -> int | None:
         """None: what has not come must come this way."""
         return None
