@@ -60,8 +60,8 @@ class Push:
     that something is missing.
 
     Resource handling: a context manager; what is open when the interpreter exits is closed then.
-    Owns its sockets, and one thread: in safe delivery always, in fast delivery from the first run
-    of small messages on. May be used by several threads.
+    Owns its sockets, one thread from the first run of small messages on, and in safe delivery
+    another one. May be used by several threads.
 
     Args:
         urls: one address or several, `tcp://HOST:PORT`, or `tls+tcp://HOST:PORT`.
@@ -125,6 +125,9 @@ class Push:
         self._lock = threading.Lock()
         self._failure: LclstreamError | None = None
         self._closed = False
+        # Not an eventfd: to write to that would let the flusher run at once, and runs be short.
+        self._armed = threading.Event()
+        self._flusher: threading.Thread | None = None
         self._keeper: threading.Thread | None = None
         self._wake = -1
         self._is_awake = False
@@ -184,11 +187,10 @@ class Push:
                     # This one was not sent, and whoever hears so may send it again.
                     sender.take_back()
                     raise
-            elif not self._is_awake:
-                # Have the run sent as soon as this thread pauses.
-                self._rouse()
-            if self._is_safe and not self._is_awake and sender.needs_care(self._seen):
-                self._rouse()
+            elif not self._armed.is_set():
+                self._arm()
+            if self._is_safe:
+                self._leave_to_keeper()
 
     def flush(self) -> None:
         """Hand everything to the kernel now.
@@ -220,7 +222,7 @@ class Push:
             finally:
                 self._links.close()
                 _open.discard(self)
-        self._stop_keeper()
+        self._stop_threads()
         if self.undelivered:
             raise DeliveryError(f"{self.undelivered} messages not delivered", self.undelivered)
 
@@ -234,7 +236,7 @@ class Push:
                 self._closed = True
                 self._sender.abort()
                 _open.discard(self)
-        self._stop_keeper()
+        self._stop_threads()
 
     def __enter__(self) -> Self:
         return self
@@ -268,12 +270,41 @@ class Push:
             steps.close()
             raise
 
-    # The thread that sends runs, and in safe delivery looks after the connections.
+    # The thread that sends runs.
+
+    def _arm(self) -> None:
+        """Have the run sent as soon as this thread pauses."""
+        if self._flusher is None:
+            self._flusher = threading.Thread(target=self._flush_runs, name="push", daemon=True)
+            self._flusher.start()
+        self._armed.set()
+
+    def _flush_runs(self) -> None:
+        while True:
+            self._armed.wait()
+            with self._lock:
+                self._armed.clear()
+                if self._closed:
+                    return
+                try:
+                    self._drive(self._sender.flush_run())
+                except LclstreamError as error:
+                    # Whoever sends next is told.
+                    self._failure = error
+                if self._is_safe:
+                    self._leave_to_keeper()
+
+    # The thread that looks after the connections in safe delivery.
+
+    def _leave_to_keeper(self) -> None:
+        """Have the connections looked after if they need it while nobody calls."""
+        if not self._is_awake and self._sender.needs_care(self._seen):
+            self._rouse()
 
     def _rouse(self) -> None:
         if self._keeper is None:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC)
-            self._keeper = threading.Thread(target=self._keep, name="push", daemon=True)
+            self._keeper = threading.Thread(target=self._keep, name="push-keeper", daemon=True)
             self._keeper.start()
         self._is_awake = True
         os.eventfd_write(self._wake, 1)
@@ -285,18 +316,10 @@ class Push:
                 self._is_awake = False
                 if self._closed:
                     return
-                try:
-                    self._drive(self._sender.flush_run())
-                    if self._is_safe:
-                        self._sender.step(0.0)
-                except LclstreamError as error:
-                    self._failure = error
+                self._sender.step(0.0)
 
     def _sleep(self) -> None:
         """Return when there is something to do that no other thread does."""
-        if not self._is_safe:
-            os.eventfd_read(self._wake)
-            return
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         with self._lock:
@@ -314,7 +337,10 @@ class Push:
         if (self._wake, select.POLLIN) in happened:
             os.eventfd_read(self._wake)
 
-    def _stop_keeper(self) -> None:
+    def _stop_threads(self) -> None:
+        if self._flusher is not None:
+            self._armed.set()
+            self._flusher.join()
         if self._keeper is not None:
             os.eventfd_write(self._wake, 1)
             self._keeper.join()
