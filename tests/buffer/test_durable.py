@@ -1,6 +1,5 @@
 """A durable buffer is killed, and started again, and has lost nothing."""
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -8,9 +7,7 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.buffer.disk_ends import (
@@ -21,17 +18,14 @@ from tests.buffer.disk_ends import (
     pull_plain,
     until,
 )
+from tests.buffer.forked import Forks
 from tests.buffer.loss.nursery import Nursery, RelayProcess, nursery_at
 
-from lclstream.buffer.config import BufferConfig, Delivery
 from lclstream.buffer.journal import Journal, Recovered
-from lclstream.buffer.relay import Buffer
 
 ROUNDS = 12
 MESSAGES = 150
 PRODUCERS = 2
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["lclstream.buffer.relay"])
 
 
 @pytest.fixture(scope="module")
@@ -72,44 +66,17 @@ def journal(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder) / "journal"
 
 
-class ForkedBuffer:
-    """A durable buffer in one process, which starts at once; of the service only the engine."""
-
-    def __init__(self, journal: Path, memory_bytes: int) -> None:
-        here, there = FORKS.Pipe()
-        self._pipe = here
-        self._process = FORKS.Process(target=serve, args=(there, journal, memory_bytes))
-        self._process.start()
-        there.close()
-        self.addresses: list[str] = here.recv()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
-
-    def finish(self) -> dict[str, Any]:
-        """Have it drain; return the final report."""
-        self._pipe.send("drain")
-        report: dict[str, Any] = self._pipe.recv()
-        return report
-
-
-def serve(pipe: Connection, journal: Path, memory_bytes: int) -> None:
-    config = BufferConfig(durable=journal, delivery=Delivery.SAFE, memory_bytes=memory_bytes)
-    with Buffer(config) as buffer:
-        pipe.send([*buffer.push_urls, *buffer.pull_urls])
-        pipe.recv()
-        buffer.drain()
-        buffer.wait()
-    pipe.send(buffer.statistics().whole())
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as made:
+        yield made
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-def test_killed_at_any_moment_it_loses_nothing(journal: Path, seed: int) -> None:
+def test_killed_at_any_moment_it_loses_nothing(forks: Forks, journal: Path, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311
     memory_bytes = chance.choice([1, 4, 64]) << 20
-    buffer = ForkedBuffer(journal, memory_bytes)
+    buffer = forks.start(journal, memory_bytes)
     addresses = buffer.addresses
     messages = [
         numbered(number, chance.choice([0, 100, 10_000, 200_000]))
@@ -128,7 +95,7 @@ def test_killed_at_any_moment_it_loses_nothing(journal: Path, seed: int) -> None
                 "messages at the consumers",
             )
             buffer.kill()
-            buffer = ForkedBuffer(journal, memory_bytes)
+            buffer = forks.start(journal, memory_bytes)
             assert buffer.addresses == addresses
         for producer in producers:
             producer.join()
@@ -225,12 +192,13 @@ def test_service_that_is_killed_goes_on_where_it_was(nursery: Nursery, journal: 
         code, report = buffer.finish()
     finally:
         consumer.stop()
-    assert (code, report["received"]["messages"]) == (0, 100)
+    assert (code, report["error"]) == (0, ""), buffer.log()
+    assert report["received"]["messages"] == 100
     assert report["received"] == report["sent"]
 
 
 def test_second_buffer_in_the_folder_is_refused(nursery: Nursery, journal: Path) -> None:
-    buffer = start(nursery, journal)
+    buffer = start(nursery, journal, "--linger", "0")
     second = nursery.unready_relay("--durable", str(journal), "--delivery", "safe")
     assert second.wait() == 2
     assert "is in use by another buffer" in second.log()

@@ -44,6 +44,8 @@ HIGH_FRACTION = 0.6
 BATCH_FRACTION = 0.25
 # ... but these stay if that helps.
 KEEP_FRACTION = 0.25
+# If somebody waits for memory, down to here.
+GO_ON_FRACTION = 0.7
 # A durable queue keeps copies in memory up to here.
 COPIES_FRACTION = 0.7
 DURABLE_BATCH_BYTES = 16 << 20
@@ -135,6 +137,8 @@ class ShelvedQueue(Queue):
         self._region = Region()
         self._reading = False
         self._writing: list[Segment] = []
+        # The end of the head, while some of it is written.
+        self._aside: deque[Segment] = deque()
         self._tail: deque[Segment] = deque()
         self._wanted_bytes = 0
         self._retry_at: float | None = None
@@ -225,6 +229,10 @@ class ShelvedQueue(Queue):
         if self.is_durable and self._tail:
             self._store.append([_entry(segment) for segment in self._tail])
         dropped = Tally()
+        self._segments += self._aside
+        if self._aside:
+            self._writing = []
+            self._aside.clear()
         for segment in self._segments:
             if isinstance(segment, DiskSegment):
                 dropped.merge(segment.tally)
@@ -253,8 +261,7 @@ class ShelvedQueue(Queue):
     def expire(self, now: float) -> None:
         """Try again what the disk has refused."""
         if self._retry_at is not None and self._retry_at <= now:
-            self._retry_at = None
-            self._write()
+            self._retry()
             self._consume()
 
     # What the engine asks for besides.
@@ -312,7 +319,7 @@ class ShelvedQueue(Queue):
 
     @property
     def _is_shelving(self) -> bool:
-        return bool(self._region or self._reading or self._writing or self._tail)
+        return bool(self._region or self._reading or self._writing or self._aside or self._tail)
 
     def _write(self) -> None:
         """Begin to write what should be on disk, unless something is being written."""
@@ -338,22 +345,36 @@ class ShelvedQueue(Queue):
     def _spill_batch(self) -> list[Segment]:
         """Return what came in last, if memory is short."""
         capacity, held = self._memory.capacity_bytes, self._memory.held_bytes
-        if held < HIGH_FRACTION * capacity and not self._wanted_bytes:
+        needed = 0
+        if self._wanted_bytes:
+            # Until then nobody who waits for memory gets some.
+            needed = held + max(self._wanted_bytes - capacity, -int(GO_ON_FRACTION * capacity))
+            if needed <= 0:
+                self._wanted_bytes = 0
+        if held < HIGH_FRACTION * capacity and needed <= 0:
             return []
-        wanted = max(self._wanted_bytes, int(BATCH_FRACTION * capacity))
+        enough = max(needed, int(BATCH_FRACTION * capacity))
+        if self._is_shelving:
+            batch = self._begin_of_tail(enough)
+        else:
+            batch = self._end_of_head(enough, 0 if needed > 0 else int(KEEP_FRACTION * capacity))
+        return batch or self._head_batch(needed)
+
+    def _begin_of_tail(self, enough: int) -> list[Segment]:
+        """Remove so much from the tail: what is on disk comes before it."""
         batch: list[Segment] = []
         size = 0
-        if self._is_shelving:
-            # What is on disk comes before it: from the left.
-            while self._tail and size < wanted:
-                size += self._tail[0].size_bytes
-                batch.append(self._tail.popleft())
-            return batch
-        keep = int(KEEP_FRACTION * capacity) if held < capacity // 2 + wanted else 0
-        if wanted > capacity - keep:
-            keep = 0
+        while self._tail and size < enough:
+            size += self._tail[0].size_bytes
+            batch.append(self._tail.popleft())
+        return batch
+
+    def _end_of_head(self, enough: int, keep: int) -> list[Segment]:
+        """Remove what came last from the head, so much of it, as long as something is left."""
+        batch: list[Segment] = []
+        size = 0
         left = sum(s.size_bytes for s in self._segments if not isinstance(s, DiskSegment))
-        while self._segments and size < wanted:
+        while self._segments and size < enough:
             last = self._segments[-1]
             left -= last.size_bytes
             if isinstance(last, DiskSegment) or left < keep:
@@ -363,11 +384,32 @@ class ShelvedQueue(Queue):
         batch.reverse()
         return batch
 
+    def _head_batch(self, needed: int) -> list[Segment]:
+        """Return what is in memory before what is on disk; it keeps its place."""
+        if self._reading or needed <= 0:
+            # When something was read the head goes on, and this is asked again.
+            return []
+        size = 0
+        while self._segments and size < needed:
+            last = self._segments.pop()
+            self._aside.appendleft(last)
+            if not isinstance(last, DiskSegment):
+                size += last.size_bytes
+        batch = [segment for segment in self._aside if not isinstance(segment, DiskSegment)]
+        if not batch:
+            self._segments += self._aside
+            self._aside.clear()
+        return batch
+
     def _wrote(self, outcome: Outcome) -> None:
         """Go on with what was written, and what was not."""
         batch, self._writing = self._writing, []
-        self._wanted_bytes = 0
         places = outcome.places
+        if self._aside:
+            self._wrote_head(dict(zip(batch, places, strict=False)))
+            self._tell(outcome.refusal)
+            self._settle()
+            return
         for segment, place in zip(batch, places, strict=False):
             if self.is_durable:
                 self._wrote_durable(segment, place)
@@ -379,6 +421,18 @@ class ShelvedQueue(Queue):
             segment.queued = True
         self._tell(outcome.refusal)
         self._settle()
+
+    def _wrote_head(self, places: dict[Segment, Place]) -> None:
+        for segment in self._aside:
+            place = places.get(segment)
+            if place is None:
+                self._append_to_head(segment)
+                continue
+            stored = Stored(place, self._memory, self)
+            self._append_to_head(DiskSegment(stored, 0, place.length, segment.tally, segment.since))
+            self._counters.spilled += segment.tally.messages
+            segment.release()
+        self._aside.clear()
 
     def _wrote_durable(self, segment: Segment, place: Place) -> None:
         self.kept(segment)
@@ -425,6 +479,13 @@ class ShelvedQueue(Queue):
             )
         self.alarm = alarm
 
+    def _retry(self) -> None:
+        """Try again what was refused; if nothing of it is left, all is well."""
+        self._retry_at = None
+        self._write()
+        if self.alarm and not self._writing:
+            self._tell(None)
+
     def _settle(self) -> None:
         """Join what need not be apart, and go on with reading and writing."""
         apart = self._region or self._reading or self._writing or self.is_durable
@@ -468,15 +529,15 @@ class ShelvedQueue(Queue):
             self._tell(refusal)
         elif self.alarm:
             # There may be room now.
-            self._retry_at = None
-            self._write()
+            self._retry()
         self._consume()
 
     # Reading.
 
     def _refill(self) -> None:
         """Have the head know what comes next."""
-        if self._reading or not self._region or len(self._segments) >= FEW_SEGMENTS:
+        is_enough = len(self._segments) + len(self._aside) >= FEW_SEGMENTS
+        if self._reading or self._aside or not self._region or is_enough:
             return
         self._reading = True
         extent = self._region.take()
