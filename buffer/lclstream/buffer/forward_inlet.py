@@ -10,6 +10,8 @@ from lclstream.buffer.loop import READ, Loop
 from lclstream.buffer.sp import Handshake, Protocol, handshake
 
 DISCARDED_BYTES = 256 * 1024
+# What waits here is withheld from the other links; the kernel would let it grow without end.
+WAITING_BYTES = 512 * 1024
 
 
 class Inlet:
@@ -37,6 +39,7 @@ class Inlet:
         self._told = 0
         self._handshake: Handshake | None = Handshake(Protocol.PUSH)
         tcp.tune(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WAITING_BYTES)
         # In one write: so the buffer knows from the beginning that this is acknowledged.
         self._say(handshake(Protocol.PULL) + frame(Frame.ACK, 0))
 

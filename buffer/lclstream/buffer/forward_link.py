@@ -135,13 +135,15 @@ class ForwardLink:
         """Take over a connection to the own buffer, which was asked for."""
         passed = self._passed
         inlet = Inlet(sock, self._loop, self._move, passed)
-        if self.state is not LinkState.READY:
+        link = self._link
+        if link is None or self.state is not LinkState.READY:
             # Downstream has gone meanwhile: it is asked for again.
             inlet.part()
             return
         if self._inlet is not None:
             self._inlet.close()
         self._inlet, self._scanner, self._unjudged = inlet, Scanner(), b""
+        self._told = replace(self._told, rtt_s=round_trip_s(link.sock))
         self._become(LinkState.OPEN)
         inlet.watch(True)
 
@@ -165,7 +167,6 @@ class ForwardLink:
         self._sent_bytes = HANDSHAKE_BYTES
         now = time.monotonic()
         self._answer_by, self._check_at = now + HELLO_TIMEOUT_S, now + self._check_interval_s
-        self._told = replace(self._told, rtt_s=round_trip_s(link.sock))
         self._become(LinkState.GREETED)
 
     def readable(self) -> None:

@@ -18,8 +18,8 @@ AUTOMATIC = Path("/proc/sys/net/ipv4/tcp_wmem")
 SETTABLE = Path("/proc/sys/net/core/wmem_max")
 # The kernel doubles what it is asked for, to have room for its own needs.
 OVERHEAD = 2
-# In struct tcp_info: u32 tcpi_rtt, in microseconds.
-RTT_OFFSET = 68
+# In struct tcp_info: u32 tcpi_min_rtt, in microseconds. One of a busy host may be much longer.
+MIN_RTT_OFFSET = 148
 
 
 def send_buffer() -> tuple[int | None, int]:
@@ -38,9 +38,9 @@ def send_buffer() -> tuple[int | None, int]:
 
 
 def round_trip_s(sock: socket.socket) -> float:
-    """Return the round trip time that the kernel has measured on a connection."""
+    """Return the shortest round trip that the kernel has measured on a connection."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-    (microseconds,) = struct.unpack_from("=I", info, RTT_OFFSET)
+    (microseconds,) = struct.unpack_from("=I", info, MIN_RTT_OFFSET)
     return float(microseconds) / 1e6
 
 
