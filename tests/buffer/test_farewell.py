@@ -37,7 +37,7 @@ def test_buffer_that_is_gone_is_dialled_again() -> None:
         port = int(first.pull_urls[0].rpartition(":")[2])
         with Pull(first.pull_urls, acknowledge=True, reconnect_timeout_s=20.0) as sink:
             push(first, [b"one"])
-            assert sink.recv(20.0) == b"one"
+            assert bytes(sink.recv(20.0)) == b"one"
             # Between two messages, as when its process is killed.
             first.stop()
             assert first.wait(20.0)
@@ -56,7 +56,7 @@ def test_buffer_that_does_not_come_back() -> None:
     ):
         until(lambda: buffer.statistics().consumers == 1)
         push(buffer, [b"one"])
-        assert sink.recv(20.0) == b"one"
+        assert bytes(sink.recv(20.0)) == b"one"
         buffer.stop()
         with pytest.raises(BufferClosedError, match=r"closed without a farewell|refused"):
             sink.recv(20.0)

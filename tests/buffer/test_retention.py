@@ -131,7 +131,7 @@ class Consumer(RuleBasedStateMachine):
         whole_now = sum(end <= begin + wire_bytes for end in ends[len(self.written) :])
         if self.keep is Keep.ACK:
             first = self.acked_messages
-        elif self.keep is Keep.TCP or not self.settled:
+        elif self.keep is Keep.TCP:
             first = min(in_kernel, len(self.written))
         else:
             first = len(self.written)

@@ -165,6 +165,9 @@ class Retention:
             begin: bytes written to the connection before it.
             wire_bytes: how much of it was written.
         """
+        if not self.settled:
+            # It has not said that it would acknowledge.
+            self.settle()
         self.arrived(acknowledged_bytes)
         departure = Departure()
         for written in self._written:
