@@ -110,3 +110,30 @@ def test_a_durable_buffer_upstream_that_is_killed_finishes_its_streams(
     lost, _ = lost_and_doubled(producers, consumers)
     assert lost == 0
     assert further["counters"]["producers_seen"] == 1
+
+
+def test_messages_go_to_the_buffer_that_is_there(buffers: Buffers) -> None:
+    second = buffers.serve(*SAFE)
+    third = buffers.serve(*SAFE)
+    with Network(third.push_url) as network:
+        first = buffers.serve(
+            "--forward", second.push_url, "--forward", network.url, "--forward-connections", "2",
+            "--fail-over", "0.5", *SAFE,
+        )  # fmt: skip
+        here, there = Consumers(second, 1), Consumers(third, 1)
+        producers = Producers(first.push_url, 1, 200, pause_s=0.005)
+        until(lambda: there.count > 10 and here.count > 10)
+        network.close()
+        producers.join()
+        until(lambda: here.count + there.count >= 200)
+        network.open()
+        code, report = first.finish()
+    assert code == 0, report
+    for served in (second, third):
+        code, further = served.finish()
+        assert code == 0, further
+    here.join()
+    there.join()
+    got = here.got + there.got
+    assert not producers.sent - got, "lost"
+    assert first.events("forward_failed_over")
