@@ -422,9 +422,10 @@ class Inflow:
         # Who has waited longer comes first.
         if queue.is_short or (self._parked and not self._admitting):
             return None
-        block = memory.take(size_bytes, stuck=self._is_stuck())
-        if block is None and queue.make_room(size_bytes):
-            block = memory.take(size_bytes, stuck=False)
+        block = memory.take(size_bytes, stuck=False)
+        if block is None:
+            queue.make_room(size_bytes)
+            block = memory.take(size_bytes, stuck=self._is_stuck())
         return block
 
     def _is_stuck(self) -> bool:

@@ -289,10 +289,8 @@ class Queue:
             outlet.give(segment)
             yield outlet
 
-    def make_room(self, size_bytes: int) -> bool:
-        """Have memory become free if possible; return whether some is now."""
-        del size_bytes
-        return False
+    def make_room(self, size_bytes: int) -> None:
+        """Have memory become free, now or soon, if that is possible."""
 
     def load(self, segment: Segment, then: Callable[[], None]) -> None:
         """Have a segment in memory, then go on."""

@@ -277,16 +277,15 @@ class ShelvedQueue(Queue):
         self._refill()
         return recovered
 
-    def make_room(self, size_bytes: int) -> bool:
-        """Have memory become free; return whether some is now."""
-        held, wanted = self._memory.held_bytes, class_bytes(size_bytes)
+    def make_room(self, size_bytes: int) -> None:
+        """Have memory become free: copies of what is on disk now, the rest when it is written."""
+        wanted = class_bytes(size_bytes)
         while self._copies and self._memory.held_bytes + wanted > self._memory.capacity_bytes:
             stored, _ = self._copies.popitem()
             if not stored.is_pinned:
                 stored.unload()
         self._wanted_bytes = max(self._wanted_bytes, wanted)
         self._write()
-        return self._memory.held_bytes < held
 
     @property
     def is_short(self) -> bool:
@@ -450,8 +449,8 @@ class ShelvedQueue(Queue):
             segment.release()
 
     def _wrote_spilled(self, segment: Segment, place: Place) -> None:
-        if not (self._segments or self._region or self._reading):
-            # Consumers were faster: it need not be read again.
+        if self._idle and not (self._segments or self._region or self._reading):
+            # A consumer was faster: it need not be read again.
             self._append_to_head(segment)
             self.consumed([Span(place, 0, place.length)])
             return
@@ -585,8 +584,9 @@ class ShelvedQueue(Queue):
             stored.is_pinned = True
             self._loop.again(then)
             return True
-        block = self._memory.take(stored.place.length, stuck=not self._loading)
-        if block is None and self.make_room(stored.place.length):
+        block = self._memory.take(stored.place.length, stuck=False)
+        if block is None:
+            self.make_room(stored.place.length)
             block = self._memory.take(stored.place.length, stuck=not self._loading)
         if block is None:
             return False
