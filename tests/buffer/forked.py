@@ -116,7 +116,9 @@ def serve(journal: str, memory_bytes: int) -> None:
 
     os.close(0)
     folder = Path(journal)
-    config = BufferConfig(durable=folder, delivery=Delivery.SAFE, memory_bytes=memory_bytes)
+    config = BufferConfig(
+        durable=folder, delivery=Delivery.SAFE, memory_bytes=memory_bytes, linger_s=0.1
+    )
     with Buffer(config) as buffer:
         signal.signal(signal.SIGTERM, lambda *_: buffer.drain())
         put(folder.with_name("ready"), [*buffer.push_urls, *buffer.pull_urls])
