@@ -159,12 +159,16 @@ class Round:
             f"{self.verdict()}"
         )
 
-    def delivered_to(self, consumer: PeerProcess) -> int:
-        """Return how many messages the report says were written to a consumer."""
+    def delivered_to_the_dead(self) -> int:
+        """Return how many messages the report says were written to consumers that were killed.
+
+        One that was killed at once may not have come to say from which port it was connected.
+        """
+        alive = {port for each in self.consumers if not each.killed for port in each.ports}
         return sum(
             peer["messages"]
             for peer in self.report["peers"]
-            if peer["side"] == "out" and port_of(peer) in consumer.ports
+            if peer["side"] == "out" and port_of(peer) not in alive
         )
 
 

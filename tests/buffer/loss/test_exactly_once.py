@@ -42,10 +42,8 @@ def test_fast_never_twice_and_losses_are_named(nursery: Nursery, seed: int) -> N
     assert accepted >= sum(len(producer.orders.sizes) for producer in survivors), told
     undelivered = report["counters"]["undelivered"]
     assert accepted == report["sent"]["messages"] + undelivered, told
-    with_the_dead = sum(
-        played.delivered_to(consumer) - len(consumer.got())
-        for consumer in played.consumers
-        if consumer.killed
+    with_the_dead = played.delivered_to_the_dead() - sum(
+        len(consumer.got()) for consumer in played.consumers if consumer.killed
     )
     assert accepted - len(played.got) == with_the_dead + undelivered, told
     assert (played.code == 0) == report["complete"], told
