@@ -1,6 +1,8 @@
 """How a consumer that acknowledges tells the end of its stream from the end of its buffer."""
 
+import socket
 import struct
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,8 @@ from tests.buffer.peers import drain, until
 
 from lclstream.buffer import Buffer, BufferConfig, Pull, Push
 from lclstream.buffer.addresses import Address
-from lclstream.buffer.control import MAGIC, Frame
+from lclstream.buffer.control import MAGIC, ControlReader, Frame
+from lclstream.buffer.sp import HANDSHAKE_BYTES, Protocol, handshake, header
 from lclstream.core.errors import BufferClosedError
 
 CONFIG = BufferConfig(grace_s=0.1, linger_s=0.3, farewell_timeout_s=5.0)
@@ -60,6 +63,31 @@ def test_buffer_that_does_not_come_back() -> None:
         buffer.stop()
         with pytest.raises(BufferClosedError, match=r"closed without a farewell|refused"):
             sink.recv(20.0)
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_last_words_reach_a_peer_that_has_ended(count: int) -> None:
+    """What comes last may be finished only when the end has been read already."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20.0)
+        url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with ExitStack() as stack:
+            sink = stack.enter_context(Pull(url, acknowledge=True))
+            peer, _ = server.accept()
+            stack.enter_context(peer)
+            peer.settimeout(20.0)
+            message = header(5) + b"hello"
+            peer.sendall(handshake(Protocol.PUSH) + message * count)
+            peer.shutdown(socket.SHUT_WR)
+            assert drain(sink) == [b"hello"] * count
+            said = bytearray()
+            while part := peer.recv(4096):
+                said += part
+        reader = ControlReader()
+        assert said.startswith(handshake(Protocol.PULL))
+        frames = reader.received(bytes(said[HANDSHAKE_BYTES:]))
+    assert [kind for kind, _ in frames[:2]] == [Frame.ACK, Frame.HELLO]
+    assert frames[-1] == (Frame.ACK, count)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

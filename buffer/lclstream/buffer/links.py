@@ -130,6 +130,8 @@ class Link:
     is_open: bool = True
     watched: int = READ
     """The epoll events that are asked for."""
+    ignored: bool = False
+    """Whether what comes over it does not matter any more."""
 
     @property
     def sock(self) -> socket.socket:
@@ -294,16 +296,21 @@ class Links:
 
     def want_write(self, link: Link, wanted: bool) -> None:
         """Have `wait` tell when a link can be written to, or not any more."""
-        events = READ | WRITE if wanted else READ
-        if link.watched != events and link.is_open:
+        events = (0 if link.ignored else READ) | (WRITE if wanted else 0)
+        if link.watched == events or not link.is_open:
+            return
+        if not events:
+            self._unwatch(link.sock)
+        elif link.watched:
             self._epoll.modify(link.sock, events)
-            link.watched = events
+        else:
+            self._watch(link.sock, events, link)
+        link.watched = events
 
     def ignore(self, link: Link) -> None:
         """Hear nothing more of a link, which stays open until it is dropped."""
-        if link.watched and link.is_open:
-            self._unwatch(link.sock)
-            link.watched = 0
+        link.ignored = True
+        self.want_write(link, False)
 
     def drop(self, link: Link, *, redial: bool, problem: str = "closed by the peer") -> None:
         """Close a link; dial its target again if that is wanted."""
