@@ -47,6 +47,11 @@ class Commons:
         """Take note that a byte moved."""
         self.last_activity = self.now
 
+    def progressed(self) -> None:
+        """Take note that less is to be delivered than before: that matters only near the end."""
+        if self.is_ending:
+            self.facts_changed = True
+
     def changed(self) -> None:
         """Take note that a peer came or went."""
         self.last_activity = self.now

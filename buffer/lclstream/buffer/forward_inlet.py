@@ -58,11 +58,6 @@ class Inlet:
                 self._handshake = None
         return self.sock.recv_into(view)
 
-    @property
-    def is_greeted(self) -> bool:
-        """Whether messages follow."""
-        return self._handshake is None
-
     def acknowledge(self, accepted: int) -> None:
         """Pass on that so many messages of the stream are in the custody of the next buffer."""
         count = accepted - self.base

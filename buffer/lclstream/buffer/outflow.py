@@ -54,6 +54,8 @@ class Outflow:
         self._ask_pause_s = FIRST_ASKING_S
         # What is on disk is not given up for less.
         self._is_safe = commons.config.delivery is Delivery.SAFE or commons.queue.is_durable
+        # What is spliced can be neither kept nor hashed.
+        self._may_splice = not (self._is_safe or commons.config.digests)
         limits = (commons.config.dead_after_s, commons.config.ack_timeout_s)
         self._check_interval_s = min(
             [CHECK_INTERVAL_S, *(limit / CHECKS_IN_TIME for limit in limits if limit)]
@@ -203,7 +205,7 @@ class Outflow:
     def could_cross(self, producer: Producer) -> bool:
         """Return whether a consumer that is busy now may soon take a message by splicing."""
         commons = self._commons
-        if self._is_safe or commons.config.digests or not producer.wire.can_splice:
+        if not (self._may_splice and producer.wire.can_splice):
             return False
         lately = commons.now - STALLED_AFTER_S
         return any(
@@ -222,15 +224,9 @@ class Outflow:
     def begin_crossing(self, producer: Producer) -> Crossing | None:
         """Take the message that begins now straight to an idle consumer, if there is one."""
         commons = self._commons
-        config = commons.config
-        if (
-            self._is_safe
-            or config.digests
-            or producer.intake.bodiless_bytes is None
-            or commons.queue.has_waiting
-        ):
+        if not self._may_splice or commons.queue.has_waiting:
             return None
-        consumer = choose(producer, [self.consumers[outlet] for outlet in commons.queue.idle()])
+        consumer = choose(producer, (self.consumers[outlet] for outlet in commons.queue.idle()))
         if consumer is None:
             return None
         crossing = Crossing(commons, producer, consumer, self.source, self)
@@ -250,7 +246,7 @@ class Outflow:
     def crossed(self, crossing: Crossing) -> None:
         """Take note that a crossing is over."""
         self.crossings.discard(crossing)
-        self._commons.facts_changed = True
+        self._commons.progressed()
 
     def watch(self, consumer: Consumer, events: int) -> None:
         """Ask for events of a connection."""
@@ -354,8 +350,7 @@ class Outflow:
             if self._ask_at is None:
                 # Nothing may happen that would bring it back: look soon.
                 self._ask_at = self._commons.now + FIRST_ASKING_S
-        if self._commons.is_ending:
-            self._commons.facts_changed = True
+        self._commons.progressed()
 
     def _may_have_more(self, consumer: Consumer) -> bool:
         commons = self._commons
@@ -447,7 +442,8 @@ class Outflow:
             if partly > 0:
                 segment.progressed(partly)
         consumer.acknowledged_at = commons.now
-        commons.changed()
+        commons.moved()
+        commons.progressed()
         self._release_held_back()
 
     def _heard_hello(self, consumer: Consumer, number: int) -> None:
@@ -470,7 +466,7 @@ class Outflow:
         now = commons.now
         while self._unsettled and self._unsettled[0].since + SETTLED_AFTER_S <= now:
             self._unsettled.popleft().retention.settle()
-            commons.facts_changed = True
+            commons.progressed()
             self._release_held_back()
         if self._check_at is not None and self._check_at <= now:
             self._check()
@@ -498,7 +494,7 @@ class Outflow:
         after = sum(consumer.retention.bytes for consumer in asked)
         if after < before:
             self._ask_pause_s = FIRST_ASKING_S
-            self._commons.facts_changed = True
+            self._commons.progressed()
             self._release_held_back()
         if after:
             self._ask_at = self._commons.now + self._ask_pause_s

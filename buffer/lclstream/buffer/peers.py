@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lclstream.buffer.control import ControlReader
 from lclstream.buffer.intake import Intake
 from lclstream.buffer.opening import Opening
-from lclstream.buffer.retention import Departure, Keep, Retention
+from lclstream.buffer.retention import Departure, Retention
 from lclstream.buffer.segments import Outlet, Segment, SpOutlet
 from lclstream.buffer.sp import HANDSHAKE_BYTES, Protocol
 from lclstream.buffer.streams import Stream
@@ -173,9 +173,3 @@ class Consumer(Peer):
 
     def _acknowledged_bytes(self) -> int:
         return self.wire.acknowledged_bytes(self.sent_bytes)
-
-
-def keep_of(framing: str, *, is_safe: bool) -> tuple[Keep, bool]:
-    """Return until when to keep what goes to a new consumer, and whether that is settled."""
-    # Who speaks SP may still say that it will acknowledge.
-    return (Keep.TCP if is_safe else Keep.NOTHING), framing != "sp"

@@ -145,9 +145,7 @@ class Retention:
             )
         self.keep, self.settled = Keep.ACK, True
         self.acknowledged = messages
-        while (
-            self._written and self._written[0].first + self._written[0].tally.messages <= messages
-        ):
+        while self._written and self._written[0].last <= messages:
             self._let_go(self._written.popleft())
         if self._written and (segment := self._written[0].segment) is not None:
             partly = messages - self._written[0].first
