@@ -69,7 +69,7 @@ install_environment() {
   log "installing Python packages into .venv"
   [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
   .venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt --group dev \
-    -e '.[airflow,analysis,client,demo,elog,mpich,server,streamer]'
+    -e '.[airflow,analysis,arrow,client,demo,elog,mpich,server,streamer]'
   rm -f .venv/.installed-*
   touch "$stamp"
 }
