@@ -35,7 +35,7 @@ def frames(parameters: Parameters, count: int) -> list[np.ndarray]:
         assert values is not None
         assert all(value is not None for name, value in values.items() if name != "detector_data")
         frame = values["detector_data"]
-        assert frame is not None
+        assert isinstance(frame, np.ndarray)
         found.append(frame)
     source.close()
     return found

@@ -15,8 +15,10 @@ from lclstream.streamer.config import (
     BinaryDataStreamingDataHandlerConfig,
     BinaryFileWritingDataHandlerConfig,
 )
-from lclstream.streamer.handlers import Handler, open_handler, urls_of_rank
+from lclstream.streamer.handlers import Handler, open_handler
 from lclstream.streamer.handlers.nng import NngPushHandler
+from lclstream.streamer.handlers.sockets import urls_of_rank
+from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 
 Socket = BinaryDataStreamingDataHandlerConfig
@@ -31,7 +33,7 @@ def names(folder: Path) -> list[str]:
 def write(config: Files, payloads: list[bytes], place: Place = ONLY) -> None:
     handler = open_handler(config, place)
     for payload in payloads:
-        handler.send(memoryview(payload), 2)
+        handler.send(Message((memoryview(payload),), 2))
     handler.close()
     handler.close()
 
@@ -73,7 +75,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     handler = open_handler(Files(write_directory=str(tmp_path)), ONLY)
     (tmp_path / "r0_0.h5").write_bytes(b"precious")
     with pytest.raises(DeliveryError, match=r"r0_0\.h5 exists already$"):
-        handler.send(memoryview(b"new"), 1)
+        handler.send(Message((memoryview(b"new"),), 1))
     handler.abort()
     assert (tmp_path / "r0_0.h5").read_bytes() == b"precious"
     assert names(tmp_path) == ["r0.manifest.json", "r0_0.h5"]
@@ -92,7 +94,7 @@ def test_nng_client_delivers_everything() -> None:
         url = str(pull.listeners[0].local_address)
         handler = open_handler(Socket(urls=[f"tcp://{url}"], library="nng"), ONLY)
         for number in range(50):
-            handler.send(memoryview(b"%d" % number), 1)
+            handler.send(Message((memoryview(b"%d" % number),), 1))
         got = [pull.recv() for _ in range(50)]
         handler.close()
     assert got == [b"%d" % number for number in range(50)]
@@ -103,7 +105,7 @@ def test_nng_server_serves_who_dials() -> None:
     assert isinstance(handler, NngPushHandler)
     with pynng.Pull0(recv_timeout=10_000) as pull:
         pull.dial(handler.urls[0], block=False)
-        handler.send(memoryview(b"x"), 1)
+        handler.send(Message((memoryview(b"x"),), 1))
         assert pull.recv() == b"x"
         handler.close()
 
@@ -127,7 +129,7 @@ def test_zmq_client_delivers_everything(size: int) -> None:
         for number in range(6):
             memory[:] = bytes([number]) * size
             # The memory is used again at once: what was sent must not change with it.
-            handler.send(memoryview(memory), 1)
+            handler.send(Message((memoryview(memory),), 1))
         handler.close()
         got = [pull.recv() for _ in range(6)]
     context.term()
@@ -144,7 +146,7 @@ def test_nobody_listening_is_an_error(library: str) -> None:
     with pytest.raises(
         UnavailableError, match=r"^no connection within 0\.3 s: tcp://127\.0\.0\.1:1"
     ):
-        handler.send(memoryview(b"x"), 1)
+        handler.send(Message((memoryview(b"x"),), 1))
     handler.abort()
 
 
@@ -160,7 +162,7 @@ def test_an_occupied_port_is_named(library: str) -> None:
 
 def send_many(handler: Handler, count: int) -> None:
     for _ in range(count):
-        handler.send(memoryview(b"y"), 1)
+        handler.send(Message((memoryview(b"y"),), 1))
 
 
 def test_a_zmq_receiver_that_goes_away_is_noticed() -> None:
@@ -170,7 +172,7 @@ def test_a_zmq_receiver_that_goes_away_is_noticed() -> None:
         port = pull.bind_to_random_port("tcp://127.0.0.1")
         config = Socket(urls=[f"tcp://127.0.0.1:{port}"], connect_timeout_s=1, send_timeout_s=1)
         handler = open_handler(config, ONLY)
-        handler.send(memoryview(b"x"), 1)
+        handler.send(Message((memoryview(b"x"),), 1))
         assert pull.recv() == b"x"
     context.term()
     with pytest.raises((DeliveryError, UnavailableError)):

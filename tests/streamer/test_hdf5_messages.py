@@ -16,9 +16,9 @@ from lclstream.streamer.batching import Batcher
 from lclstream.streamer.config import Parameters, load_parameters, parse_parameters
 from lclstream.streamer.data_sources import Extractor
 from lclstream.streamer.events import Event, Value
-from lclstream.streamer.processing import open_processing
 from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers import Serializer, open_serializer
+from lclstream.streamer.steps import Steps
 
 SHAPE = (2, 16, 33)
 CODECS: dict[str | None, dict[str, tuple[int, ...]]] = {
@@ -84,15 +84,15 @@ def messages_of(parameters: Parameters, given_events: Iterator[Event]) -> list[b
     """Return the messages of some events, each made in a batch that was used before."""
     serializer = open_serializer(parameters, Place(1, 3))
     extractor = Extractor(parameters, list(serializer.labels))
-    processing = open_processing(parameters.processing_pipeline)
-    batcher = Batcher(
-        serializer.labels, processing.batch_size, extractor.may_miss, serializer.new_batch
-    )
+    steps = Steps(parameters)
+    batch_size = parameters.processing_pipeline.batch_size
+    batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, serializer.new_batch)
     found: list[bytes] = []
     for event in given_events:
         values = extractor.extract(event)
-        if values is not None:
-            batches = batcher.add(event, processing.apply(values))
+        after = None if values is None else steps.apply(event, values)
+        if after is not None:
+            batches = batcher.add(event, after)
             found += sent(serializer, batches, len(found))
     return found + sent(serializer, batcher.finish(), len(found))
 
@@ -101,7 +101,7 @@ def sent(serializer: Serializer, batches: Iterator[Any], first: int) -> list[byt
     found = []
     for number, batch in enumerate(batches, first):
         batch.sequence = number
-        found.append(bytes(serializer.payload(batch)))
+        found += [message.tobytes() for message in serializer.messages(batch)]
     return found
 
 

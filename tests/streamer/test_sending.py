@@ -9,6 +9,7 @@ import pytest
 from tests.streamer.conftest import wait_until
 
 from lclstream.streamer.config import parse_parameters
+from lclstream.streamer.message import Message
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
 from lclstream.streamer.sending import BatchPool, Sender, StuckError
@@ -22,7 +23,7 @@ class StuckHandler:
     def __init__(self) -> None:
         self.closing, self.end = threading.Event(), threading.Event()
 
-    def send(self, payload: memoryview, events: int) -> None:
+    def send(self, message: Message) -> None:
         """Take nothing."""
 
     def close(self, *, complete: bool = True) -> None:

@@ -19,8 +19,9 @@ from lclstream.streamer.config import (
     SimulatedDetectorEventSourceConfig,
 )
 from lclstream.streamer.data_sources import Extractor
-from lclstream.streamer.processing import open_processing
 from lclstream.streamer.sources.simulated import SimulatedDetectorEventSource
+from lclstream.streamer.steps import Steps
+from lclstream.streamer.values import Ragged
 
 # The first differences tell what is wrong; a million more do not tell more.
 MOST_EXAMPLES = 20
@@ -82,7 +83,7 @@ class Expectation:
         }
         """Data source -> path of its dataset."""
         self._extractor = Extractor(parameters, list(self.paths))
-        self._processing = open_processing(parameters.processing_pipeline)
+        self._steps = Steps(parameters)
 
     def differences(self, event: Event) -> list[str]:
         """Return what of an event with an index is not as it must be."""
@@ -99,7 +100,12 @@ class Expectation:
         values = self._extractor.extract(expected)
         if values is None:
             return [*found, "the event is incomplete and should have been skipped"]
-        for name, value in self._processing.apply(values).items():
+        processed = self._steps.apply(expected, values)
+        if processed is None:
+            return [*found, "a step of the processing should have dropped the event"]
+        for name, value in processed.items():
+            if isinstance(value, Ragged):
+                raise InvalidConfigError(f"cannot compare {name!r}: its number of readings varies")
             found += self._compare(event, name, value)
         return [f"event {index}: {text}" for text in found]
 

@@ -154,7 +154,9 @@ def _models_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        # A base that stands for any of its models names them itself.
+        choices: Mapping[str, type[BaseModel]] = getattr(annotation, "choices", dict)()
+        return list(choices.values()) or [annotation]
     return [found for inner in get_args(annotation) for found in _models_in(inner)]
 
 

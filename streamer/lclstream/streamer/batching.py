@@ -13,16 +13,16 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from lclstream.streamer.events import Event
+from lclstream.streamer.values import Array, Ragged, Reading, Values
 
 logger = logging.getLogger(__name__)
 
-Array: TypeAlias = npt.NDArray[np.generic]
 MISSING_INTEGER = -999
 MISSING: Mapping[str, float | bytes] = {"f": math.nan, "c": math.nan, "S": b"None"}
 
@@ -34,10 +34,13 @@ class Column:
     label: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
+    """Of one event; of one of its readings where it is ragged."""
+    is_ragged: bool = False
+    """Whether the number of readings differs from event to event."""
 
     @property
     def event_bytes(self) -> int:
-        """Bytes of one event."""
+        """Bytes of one event, or of one of its readings."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
@@ -54,6 +57,32 @@ class Form:
 
 
 @dataclass(slots=True)
+class RaggedColumn:
+    """The readings of all events of a batch, one event's after the other's."""
+
+    room: Array
+    """Shape (how many fit, *shape of one); grows."""
+    offsets: npt.NDArray[np.uint64]
+    """Event i has the readings offsets[i] to offsets[i + 1]; shape (capacity + 1,)."""
+
+    def values(self, count: int) -> Array:
+        """Return the readings of the first events, shape (number, *shape of one)."""
+        return self.room[: int(self.offsets[count])]
+
+    def add(self, row: int, readings: Array | None) -> None:
+        """Add those of one event; None when they are missing."""
+        start = int(self.offsets[row])
+        end = start + (0 if readings is None else len(readings))
+        if end > len(self.room):
+            room = np.empty((max(end, 2 * len(self.room)), *self.room.shape[1:]), self.room.dtype)
+            room[:start] = self.room[:start]
+            self.room = room
+        if readings is not None:
+            self.room[start:end] = readings
+        self.offsets[row + 1] = end
+
+
+@dataclass(slots=True)
 class Batch:
     """Room for the values of some events, and how much of it is used."""
 
@@ -64,6 +93,10 @@ class Batch:
     """1 where the reading of an event exists; empty when no reading may be missing."""
     index: npt.NDArray[np.uint64]
     timestamp: npt.NDArray[np.uint64]
+    step: npt.NDArray[np.uint32]
+    """Number of the scan's step within the run."""
+    ragged: Mapping[str, RaggedColumn] = field(default_factory=dict)
+    """Those labels whose number of readings differs from event to event."""
     count: int = 0
     image: npt.NDArray[np.uint8] | None = None
     """The message that the arrays are part of, where the serializer works so."""
@@ -75,32 +108,44 @@ class Batch:
         """Whether no event fits in any more."""
         return self.count == self.capacity
 
-    def add(self, event: Event, values: Mapping[str, Array | None]) -> None:
+    def add(self, event: Event, values: Values) -> None:
         """Copy one event in; it must fit."""
         row = self.count
         self.index[row] = event.index
         self.timestamp[row] = event.timestamp
+        self.step[row] = event.step
         for label, array in self.arrays.items():
-            value = values[label]
+            value = values.get(label)
             if value is None:
                 fill(array, row)
             else:
-                array[row] = value
+                array[row] = cast("Array", value)
+        for label, column in self.ragged.items():
+            value = values.get(label)
+            column.add(row, value.array if isinstance(value, Ragged) else None)
         for label, mask in self.valid.items():
-            mask[row] = values[label] is not None
+            mask[row] = values.get(label) is not None
         self.count += 1
 
 
 def new_batch(form: Form, capacity: int) -> Batch:
     """Return an empty batch in memory of its own."""
-    shape = {column.label: (capacity, *column.shape) for column in form.columns}
+    fixed = [column for column in form.columns if not column.is_ragged]
+    ragged = [column for column in form.columns if column.is_ragged]
     return Batch(
         form=form,
         capacity=capacity,
-        arrays={each.label: np.empty(shape[each.label], each.dtype) for each in form.columns},
+        arrays={each.label: np.empty((capacity, *each.shape), each.dtype) for each in fixed},
+        ragged={
+            each.label: RaggedColumn(
+                np.empty((capacity, *each.shape), each.dtype), np.zeros(capacity + 1, np.uint64)
+            )
+            for each in ragged
+        },
         valid={label: np.zeros(capacity, np.uint8) for label in form.labels if form.with_masks},
         index=np.zeros(capacity, np.uint64),
         timestamp=np.zeros(capacity, np.uint64),
+        step=np.zeros(capacity, np.uint32),
     )
 
 
@@ -128,7 +173,7 @@ class Batcher:
     _form: Form | None = None
     _batch: Batch | None = None
 
-    def add(self, event: Event, values: Mapping[str, Array | None]) -> Iterator[Batch]:
+    def add(self, event: Event, values: Values) -> Iterator[Batch]:
         """Add one event; yield every batch that is complete with it."""
         form = self._form_with(event, values)
         if self._batch is not None and form is not self._form:
@@ -148,14 +193,15 @@ class Batcher:
         if batch is not None:
             yield batch
 
-    def _form_with(self, event: Event, values: Mapping[str, Array | None]) -> Form:
+    def _form_with(self, event: Event, values: Values) -> Form:
         changed = False
-        for label, value in values.items():
+        for label in self.labels:
+            value = values.get(label)
             if value is None:
                 continue
             column = self._columns.get(label)
             if column is None or not _fits(value, column):
-                self._columns[label] = Column(label, value.dtype, value.shape)
+                self._columns[label] = _column(label, value)
                 changed = True
         form = self._form
         if form and not changed and (form.run, form.experiment) == (event.run, event.experiment):
@@ -164,12 +210,21 @@ class Batcher:
         return Form(columns, self.labels, event.run, event.experiment, self.with_masks)
 
 
-def _fits(value: Array, column: Column) -> bool:
-    if value.shape != column.shape:
+def _column(label: str, value: Reading) -> Column:
+    if isinstance(value, Ragged):
+        return Column(label, value.array.dtype, value.array.shape[1:], is_ragged=True)
+    return Column(label, value.dtype, value.shape)
+
+
+def _fits(value: Reading, column: Column) -> bool:
+    if isinstance(value, Ragged) != column.is_ragged:
         return False
-    if value.dtype is column.dtype:
+    array = value.array if isinstance(value, Ragged) else value
+    if array.shape[column.is_ragged :] != column.shape:
+        return False
+    if array.dtype is column.dtype:
         return True
     # A shorter text fits into the room of a longer one.
-    if value.dtype.kind == "S" and column.dtype.kind == "S":
-        return value.dtype.itemsize <= column.dtype.itemsize
-    return bool(value.dtype == column.dtype)
+    if array.dtype.kind == "S" and column.dtype.kind == "S":
+        return array.dtype.itemsize <= column.dtype.itemsize
+    return bool(array.dtype == column.dtype)

@@ -1,18 +1,33 @@
 """Takes the named values out of an event."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lclstream.core.errors import InvalidConfigError
-from lclstream.streamer.config import Parameters
+from lclstream.streamer.config import DataSourceModel, Parameters
 from lclstream.streamer.config import data_sources as configs
-from lclstream.streamer.config.data_sources import DataSource
+from lclstream.streamer.config.registry import implementation_of
 from lclstream.streamer.events import Event, Value
+from lclstream.streamer.values import Array, Ragged, Reading, Values
 
-Array = npt.NDArray[np.generic]
 Reader = Callable[[Event], Value | None]
+
+
+class CustomSource(Protocol):
+    """A data source that brings its own code."""
+
+    def __init__(self, config: DataSourceModel, parameters: Parameters) -> None:
+        """Prepare.
+
+        Raises:
+            InvalidConfigError: what it needs is not there.
+        """
+
+    def read(self, event: Event) -> Value | None:
+        """Return the value in an event, None when it is missing."""
+        ...
 
 
 class Extractor:
@@ -33,17 +48,17 @@ class Extractor:
         self.may_miss = not self._skip or len(self._required) < len(sources)
         """Whether events that lack a reading are passed on."""
 
-    def extract(self, event: Event) -> Mapping[str, Array | None] | None:
+    def extract(self, event: Event) -> Values | None:
         """Return the values of an event, None for a missing one; None when it is dropped.
 
         Raises:
             InvalidConfigError: the source has no such reading at all, or it cannot be sent.
         """
-        values: dict[str, Array | None] = {}
+        values: dict[str, Reading | None] = {}
         missing: list[str] = []
         for name, read in self._readers.items():
             value = read(event)
-            values[name] = None if value is None else as_array(value, name)
+            values[name] = None if value is None else as_reading(value, name)
             if value is None and name in self._required:
                 missing.append(name)
         if missing and self._skip:
@@ -51,6 +66,17 @@ class Extractor:
                 self.skipped[name] = self.skipped.get(name, 0) + 1
             return None
         return values
+
+
+def as_reading(value: Value, name: str) -> Reading:
+    """Return a value as an array, or several of a number that varies.
+
+    Raises:
+        InvalidConfigError: it is not made of numbers or text.
+    """
+    if isinstance(value, Ragged):
+        return Ragged(as_array(value.array, name))
+    return as_array(value, name)
 
 
 def as_array(value: Value, name: str) -> Array:
@@ -70,7 +96,7 @@ def as_array(value: Value, name: str) -> Array:
     return array.astype("S1") if array.dtype == np.dtype("S0") else array
 
 
-def _reader(name: str, source: DataSource, parameters: Parameters) -> Reader:
+def _reader(name: str, source: DataSourceModel, parameters: Parameters) -> Reader:
     match source:
         case configs.GenericRandomNumpyArrayConfig():
             return _random(source)
@@ -94,7 +120,10 @@ def _reader(name: str, source: DataSource, parameters: Parameters) -> Reader:
             return _readings(source.name, (source.field,), source.dtype)
         case configs.DetectorInterface():
             return _readings(source.psana_name, source.fields, source.dtype)
-    raise InvalidConfigError(f"data source {name!r}: its type needs psana1")
+    if not source.implementation:
+        raise InvalidConfigError(f"data source {name!r}: its type needs psana1")
+    kind = implementation_of(source, CustomSource)  # type: ignore[type-abstract]
+    return kind(source, parameters).read
 
 
 def _constant(value: Value) -> Reader:
@@ -151,16 +180,23 @@ def _readings(name: str, fields: tuple[str, ...], dtype: str | None) -> Reader:
         if len(values) < len(fields):
             return None
         value = values[0] if len(values) == 1 else _stacked(name, values)
-        return value if dtype is None else np.asarray(value).astype(np.dtype(dtype), copy=False)
+        return value if dtype is None else _converted(value, np.dtype(dtype))
 
     return read
 
 
+def _converted(value: Value, dtype: np.dtype[np.generic]) -> Array | Ragged:
+    if isinstance(value, Ragged):
+        return Ragged(value.array.astype(dtype, copy=False))
+    return np.asarray(value).astype(dtype, copy=False)
+
+
 def _stacked(name: str, values: list[Value]) -> Array:
+    arrays = [value.array if isinstance(value, Ragged) else np.asarray(value) for value in values]
     try:
-        return np.array(values)
+        return np.array(arrays)
     except ValueError:
-        shapes = ", ".join(str(np.shape(value)) for value in values)
+        shapes = ", ".join(str(array.shape) for array in arrays)
         raise InvalidConfigError(
             f"the fields of {name!r} have different shapes and cannot be stacked: {shapes}"
         ) from None

@@ -11,27 +11,26 @@ class MyEventSource:
 ```
 
 It yields the events whose `index % size == rank`, unless the facility's own library hands
-them out otherwise. Its configuration is a model in `lclstream.streamer.config`; the table
-below names the class for each `type`. A class is imported only when a configuration asks
-for it, so that a missing library concerns nobody else.
+them out otherwise. Its configuration is a model of
+`lclstream.streamer.config.registry`, which names the class.
 """
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.models import near
+from lclstream.streamer.config.registry import implementation_of
+from lclstream.streamer.values import Ragged
 
 if TYPE_CHECKING:
     from lclstream.streamer.config import Parameters
 
-Value: TypeAlias = npt.NDArray[np.generic] | np.generic | int | float | str
+Value: TypeAlias = npt.NDArray[np.generic] | np.generic | Ragged | int | float | str
 
 
 class Readings(Protocol):
@@ -68,6 +67,8 @@ class Event:
     readings: Readings
     run_timestamp: int = 0
     """When the run began, in the same 64 bits; 0 when the source does not know."""
+    step: int = 0
+    """Number of the scan's step within the run; 0 too when the source knows of none."""
 
     def read(self, name: str, field: str = "") -> Value | None:
         """Return one reading, None when it is missing from this event.
@@ -112,26 +113,11 @@ def unknown_reading(name: str, field: str, known: Mapping[str, list[str]]) -> In
     return InvalidConfigError(f"{name!r} has no field {field!r}{hint}")
 
 
-EVENT_SOURCES: Mapping[str, str] = MappingProxyType(
-    {
-        "Hdf5EventSource": "lclstream.streamer.sources.hdf5:Hdf5EventSource",
-        "InternalEventSource": "lclstream.streamer.sources.internal:InternalEventSource",
-        "Psana1EventSource": "lclstream.streamer.sources.psana:Psana1EventSource",
-        "Psana2EventSource": "lclstream.streamer.sources.psana:Psana2EventSource",
-        "SimulatedDetectorEventSource": (
-            "lclstream.streamer.sources.simulated:SimulatedDetectorEventSource"
-        ),
-        "Xtc2EventSource": "lclstream.streamer.sources.xtc2:Xtc2EventSource",
-    }
-)
-
-
 def open_event_source(parameters: "Parameters", rank: int, size: int) -> EventSource:
     """Return the event source that a configuration names, opened.
 
     Raises:
         InvalidConfigError: it does not exist, or what it needs is not installed.
     """
-    module, name = EVENT_SOURCES[parameters.event_source.type].split(":")
-    kind = cast("type[EventSource]", getattr(importlib.import_module(module), name))
+    kind = implementation_of(parameters.event_source, EventSource)  # type: ignore[type-abstract]
     return kind(parameters, rank, size)

@@ -4,23 +4,24 @@ Two threads work side by side: the caller's reads events and stores them into ba
 `lclstream.streamer.sending` makes messages of full batches and hands them over.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain, islice
 
-from lclstream.streamer.batching import Array, Batcher
+from lclstream.streamer.batching import Batcher
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.event_sources import PacedSource
 from lclstream.streamer.data_sources import Extractor
 from lclstream.streamer.events import Event, EventSource, open_event_source
 from lclstream.streamer.handlers import Handler, open_handler
 from lclstream.streamer.pacing import paced
-from lclstream.streamer.processing import open_processing
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
 from lclstream.streamer.sending import BatchPool, Sender, SendingEndedError, StuckError
 from lclstream.streamer.serializers import open_serializer
+from lclstream.streamer.steps import Steps
 from lclstream.streamer.stopping import StopRequest
+from lclstream.streamer.values import Values
 
 
 class Pipeline:
@@ -63,19 +64,21 @@ class Pipeline:
 
     def _stream(self, source: EventSource, limit: int) -> None:
         serializer = open_serializer(self._parameters, self._place)
-        extractor = Extractor(self._parameters, list(serializer.labels))
-        processing = open_processing(self._parameters.processing_pipeline)
+        extractor = Extractor(self._parameters, wanted_sources(self._parameters, serializer.labels))
+        steps = Steps(self._parameters)
+        batch_size = self._parameters.processing_pipeline.batch_size
         events = self._extracted(source, extractor, limit)
         # The first event shows whether the source has what the data sources name.
         first = list(islice(events, 1))
         for config in self._parameters.data_handlers:
             self._handlers.append(open_handler(config, self._place))
         pool = BatchPool(serializer, self._stop)
-        batcher = Batcher(serializer.labels, processing.batch_size, extractor.may_miss, pool.take)
+        batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
         with Sender(serializer, self._handlers, pool, self._progress, self._stop) as sender:
             try:
                 for event, values in chain(first, events):
-                    for batch in batcher.add(event, processing.apply(values)):
+                    after = steps.apply(event, values)
+                    for batch in () if after is None else batcher.add(event, after):
                         sender.put(batch)
             except SendingEndedError:
                 # The sender raises why, when it is left.
@@ -86,7 +89,7 @@ class Pipeline:
 
     def _extracted(
         self, source: EventSource, extractor: Extractor, limit: int
-    ) -> Iterator[tuple[Event, Mapping[str, Array | None]]]:
+    ) -> Iterator[tuple[Event, Values]]:
         """Yield the events that are complete enough, with their values."""
         for event in paced(islice(source, limit or None), self._rate_hz, self._stop):
             values = extractor.extract(event)
@@ -98,3 +101,12 @@ class Pipeline:
     def _rate_hz(self) -> float:
         config = self._parameters.event_source
         return config.rate_hz if isinstance(config, PacedSource) else 0.0
+
+
+def wanted_sources(parameters: Parameters, labels: tuple[str, ...]) -> list[str]:
+    """Return the data sources that have to be read for some values of the messages.
+
+    Which of them a step needs, it alone knows: then they all are.
+    """
+    everything = bool(parameters.processing_pipeline.all_steps())
+    return [name for name in parameters.data_sources if everything or name in labels]

@@ -179,13 +179,13 @@ class Sender:
 
     def _send(self, batch: Batch) -> None:
         batch.sequence = self._sequence
-        payload = self._serializer.payload(batch)
-        for handler in self._handlers:
-            self._broken = handler
-            handler.send(payload, batch.count)
-        self._broken = None
-        self._progress.delivered(payload, batch.count)
-        self._sequence += 1
+        for message in self._serializer.messages(batch):
+            for handler in self._handlers:
+                self._broken = handler
+                handler.send(message)
+            self._broken = None
+            self._progress.delivered(message.joined(), message.events)
+            self._sequence += 1
 
     def _close_handlers(self) -> None:
         """Let every handler deliver its rest, whatever the others meet."""

@@ -18,11 +18,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from lclstream.core.models import StrictModel, parse, read_document
-from lclstream.streamer.config.checks import Problem, problems_of
-from lclstream.streamer.config.data_sources import DataSourceConfig
+from lclstream.streamer.config.checks import Problem, contradictions_of, problems_of
 from lclstream.streamer.config.dialects import modernise
 from lclstream.streamer.config.event_sources import (
-    EventSourceConfig,
     Hdf5EventSourceConfig,
     InternalEventSourceConfig,
     Psana1EventSourceConfig,
@@ -30,15 +28,25 @@ from lclstream.streamer.config.event_sources import (
     SimulatedDetectorEventSourceConfig,
     Xtc2EventSourceConfig,
 )
-from lclstream.streamer.config.outputs import (
-    BatchProcessingPipelineConfig,
+from lclstream.streamer.config.handlers import (
     BinaryDataStreamingDataHandlerConfig,
     BinaryFileWritingDataHandlerConfig,
-    DataHandlerConfig,
-    DataSerializerConfig,
-    HDF5BinarySerializerConfig,
+)
+from lclstream.streamer.config.processing import (
+    BatchProcessingPipelineConfig,
     PeaknetPreprocessingPipelineConfig,
     ProcessingPipelineConfig,
+)
+from lclstream.streamer.config.registry import (
+    DataSourceModel,
+    EventSourceModel,
+    HandlerModel,
+    ProcessingModel,
+    SerializerModel,
+    StepModel,
+)
+from lclstream.streamer.config.serializers import (
+    HDF5BinarySerializerConfig,
     SimplonBinarySerializerConfig,
 )
 
@@ -46,20 +54,22 @@ __all__ = [
     "BatchProcessingPipelineConfig",
     "BinaryDataStreamingDataHandlerConfig",
     "BinaryFileWritingDataHandlerConfig",
-    "DataHandlerConfig",
-    "DataSerializerConfig",
-    "DataSourceConfig",
-    "EventSourceConfig",
+    "DataSourceModel",
+    "EventSourceModel",
     "HDF5BinarySerializerConfig",
+    "HandlerModel",
     "Hdf5EventSourceConfig",
     "InternalEventSourceConfig",
     "Parameters",
     "PeaknetPreprocessingPipelineConfig",
+    "ProcessingModel",
     "ProcessingPipelineConfig",
     "Psana1EventSourceConfig",
     "Psana2EventSourceConfig",
+    "SerializerModel",
     "SimplonBinarySerializerConfig",
     "SimulatedDetectorEventSourceConfig",
+    "StepModel",
     "Xtc2EventSourceConfig",
     "load_parameters",
     "parse_parameters",
@@ -74,12 +84,12 @@ class Parameters(StrictModel):
     skip_incomplete_events: bool = False
     """Whether an event that lacks a required reading is dropped (and counted); else it is sent
     with a documented fill value and marked in the validity mask."""
-    event_source: EventSourceConfig
-    data_sources: dict[str, DataSourceConfig]
+    event_source: EventSourceModel
+    data_sources: dict[str, DataSourceModel]
     """Name of a value in the messages -> where it comes from."""
-    processing_pipeline: ProcessingPipelineConfig
-    data_serializer: DataSerializerConfig
-    data_handlers: list[DataHandlerConfig] = Field(default_factory=list)
+    processing_pipeline: ProcessingModel
+    data_serializer: SerializerModel
+    data_handlers: list[HandlerModel] = Field(default_factory=list)
     """Every message goes to each of them; none = run and discard."""
 
     _notices: tuple[str, ...] = PrivateAttr(default=())
@@ -88,6 +98,14 @@ class Parameters(StrictModel):
     def notices(self) -> tuple[str, ...]:
         """What was read otherwise than it was written, one sentence each."""
         return self._notices
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the values that reach the serializer, in order."""
+        labels = tuple(self.data_sources)
+        for step in self.processing_pipeline.all_steps():
+            labels = step.labels_after(labels)
+        return labels
 
     @model_validator(mode="wrap")
     @classmethod
@@ -100,6 +118,8 @@ class Parameters(StrictModel):
             parameters = handler(document)
         except ValidationError as error:
             problems = [_repeated(each) for each in error.errors(include_url=False)] + problems
+        else:
+            problems += [_as_error(problem) for problem in contradictions_of(parameters)]
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         parameters._notices = (*notices, *_advice(parameters))  # noqa: SLF001

@@ -1,36 +1,23 @@
 """What a configuration can name, as text for people."""
 
 import inspect
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
 from lclstream.core.errors import NotFoundError
 from lclstream.core.models import near
-from lclstream.streamer.config.data_sources import DataSourceConfig
-from lclstream.streamer.config.event_sources import EventSourceConfig
-from lclstream.streamer.config.outputs import (
-    DataHandlerConfig,
-    DataSerializerConfig,
-    ProcessingPipelineConfig,
-)
-
-SECTIONS = {
-    "event_source": EventSourceConfig,
-    "data_sources": DataSourceConfig,
-    "processing_pipeline": ProcessingPipelineConfig,
-    "data_serializer": DataSerializerConfig,
-    "data_handlers": DataHandlerConfig,
-}
+from lclstream.streamer.config.registry import SECTIONS
 
 
 def describe_all() -> str:
     """Return every type with one line, by section."""
     lines: list[str] = []
-    for section, union in SECTIONS.items():
-        lines.append(f"{section}:")
-        width = max(len(name) for name in _models(union))
-        lines += [f"  {name:{width}}  {_summary(kind)}" for name, kind in _models(union).items()]
+    for section in SECTIONS:
+        models = section.choices()
+        lines.append(f"{section.section.name}:")
+        width = max(len(name) for name in models)
+        lines += [f"  {name:{width}}  {_summary(kind)}" for name, kind in models.items()]
     return "\n".join(lines)
 
 
@@ -40,7 +27,7 @@ def describe_one(name: str) -> str:
     Raises:
         NotFoundError: there is no such type.
     """
-    models = {key: kind for union in SECTIONS.values() for key, kind in _models(union).items()}
+    models = {key: kind for section in SECTIONS for key, kind in section.choices().items()}
     if name not in models:
         hint = near(name, list(models)) or "; `lclstream streamer list` names all"
         raise NotFoundError(f"nothing is called {name!r}{hint}")
@@ -54,11 +41,6 @@ def describe_one(name: str) -> str:
         if info.description:
             lines.append("    " + " ".join(info.description.split()))
     return "\n".join(lines)
-
-
-def _models(union: Any) -> dict[str, type[BaseModel]]:
-    members = get_args(get_args(union)[0])
-    return {str(kind.model_fields["type"].default): kind for kind in members}
 
 
 def _summary(kind: type[BaseModel]) -> str:

@@ -6,10 +6,14 @@ those of the single fields; what is malformed is passed over here, validation na
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lclstream.core.models import near
 from lclstream.streamer.config.source_identifier import PSANA2_TOKENS, identifier_tokens
+
+if TYPE_CHECKING:
+    from lclstream.streamer.config import Parameters
+    from lclstream.streamer.config.registry import Choice
 
 Location = tuple[str | int, ...]
 
@@ -39,6 +43,22 @@ def problems_of(document: Mapping[str, Any]) -> list[Problem]:
         *_simplon(document),
         *_sources_exist(document),
     ]
+
+
+def contradictions_of(parameters: "Parameters") -> Iterator[Problem]:
+    """Yield what the models themselves find wrong with the rest of a configuration."""
+    pipeline = parameters.processing_pipeline
+    chosen: list[tuple[Location, Choice]] = [
+        (("event_source",), parameters.event_source),
+        *((("data_sources", name), each) for name, each in parameters.data_sources.items()),
+        (("processing_pipeline",), pipeline),
+        *((("processing_pipeline", "steps", i), s) for i, s in enumerate(pipeline.all_steps())),
+        (("data_serializer",), parameters.data_serializer),
+        *((("data_handlers", i), each) for i, each in enumerate(parameters.data_handlers)),
+    ]
+    for place, model in chosen:
+        for location, text, value in model.problems(parameters):
+            yield Problem((*place, *location), text, value)
 
 
 def _type(document: Mapping[str, Any], section: str) -> Any:

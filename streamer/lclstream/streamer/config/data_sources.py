@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lclstream.core.models import StrictModel
+from lclstream.streamer.config.registry import DataSourceModel
 
 # What numpy can store in HDF5; `str` is text of a fixed length.
 DTYPES = (
@@ -30,14 +30,7 @@ def _as_shape(value: Any) -> Any:
     return [value] if isinstance(value, int) else value
 
 
-class DataSource(StrictModel):
-    """What every data source can say."""
-
-    required: bool = True
-    """Whether an event without this reading is incomplete (see `skip_incomplete_events`)."""
-
-
-class GenericRandomNumpyArrayConfig(DataSource):
+class GenericRandomNumpyArrayConfig(DataSourceModel):
     """Random numbers: integers 0..254, floats in [0, 1)."""
 
     type: Literal["GenericRandomNumpyArray"] = "GenericRandomNumpyArray"
@@ -58,21 +51,21 @@ class GenericRandomNumpyArrayConfig(DataSource):
         return value
 
 
-class FloatValueConfig(DataSource):
+class FloatValueConfig(DataSourceModel):
     """The same float64 in every event."""
 
     type: Literal["FloatValue"] = "FloatValue"
     value: float
 
 
-class IntValueConfig(DataSource):
+class IntValueConfig(DataSourceModel):
     """The same int64 in every event."""
 
     type: Literal["IntValue"] = "IntValue"
     value: int
 
 
-class ConstValueConfig(DataSource):
+class ConstValueConfig(DataSourceModel):
     """The same number or list of numbers in every event."""
 
     type: Literal["ConstValue"] = "ConstValue"
@@ -96,13 +89,13 @@ def _is_float(text: str) -> bool:
     return any(letter in text.lower() for letter in ".enif")
 
 
-class SourceIdentifierConfig(DataSource):
+class SourceIdentifierConfig(DataSourceModel):
     """The configuration's own `source_identifier`, as text."""
 
     type: Literal["SourceIdentifier"] = "SourceIdentifier"
 
 
-class EventValueConfig(DataSource):
+class EventValueConfig(DataSourceModel):
     """One reading of an event, by the name that the event source gives it."""
 
     type: Literal["EventValue"] = "EventValue"
@@ -115,8 +108,12 @@ class EventValueConfig(DataSource):
 
     _dtype = field_validator("dtype", mode="before")(_as_dtype)
 
+    def readings(self) -> list[tuple[str, str]]:
+        """Return the one that it is."""
+        return [(self.name, self.field)]
 
-class Psana1TimestampConfig(DataSource):
+
+class Psana1TimestampConfig(DataSourceModel):
     """When the event happened, as uint64: seconds << 32 | nanoseconds."""
 
     type: Literal["Psana1Timestamp"] = "Psana1Timestamp"
@@ -124,7 +121,7 @@ class Psana1TimestampConfig(DataSource):
     """float64 rounds to steps of 1024 and is here only for old readers."""
 
 
-class Psana2TimestampConfig(DataSource):
+class Psana2TimestampConfig(DataSourceModel):
     """When the event happened, as uint64: seconds << 32 | nanoseconds."""
 
     type: Literal["Psana2Timestamp"] = "Psana2Timestamp"
@@ -132,7 +129,7 @@ class Psana2TimestampConfig(DataSource):
     """float64 rounds to steps of 1024 and is here only for old readers."""
 
 
-class DetectorInterface(DataSource):
+class DetectorInterface(DataSourceModel):
     """Fields of a detector, or a process variable."""
 
     psana_name: str = Field(min_length=1)
@@ -162,6 +159,10 @@ class DetectorInterface(DataSource):
             return (self.psana_fields,)
         return tuple(self.psana_fields or ("",))
 
+    def readings(self) -> list[tuple[str, str]]:
+        """Return every field."""
+        return [(self.psana_name, field) for field in self.fields]
+
 
 class Psana1DetectorInterfaceConfig(DetectorInterface):
     """Fields of a detector of the LCLS-I kind, or a process variable."""
@@ -175,20 +176,20 @@ class Psana2DetectorInterfaceConfig(DetectorInterface):
     type: Literal["Psana2DetectorInterface"] = "Psana2DetectorInterface"
 
 
-class Psana2RunInfoConfig(DataSource):
+class Psana2RunInfoConfig(DataSourceModel):
     """Text of [experiment, time stamp of the run, run number, source identifier]."""
 
     type: Literal["Psana2RunInfo"] = "Psana2RunInfo"
 
 
-class Psana1BbmonDetectorTotalIntensityConfig(DataSource):
+class Psana1BbmonDetectorTotalIntensityConfig(DataSourceModel):
     """Total intensity of a beam monitor, through psana1."""
 
     type: Literal["Psana1BbmonDetectorTotalIntensity"] = "Psana1BbmonDetectorTotalIntensity"
     psana_name: str
 
 
-class Psana1IpmDetectorConfig(DataSource):
+class Psana1IpmDetectorConfig(DataSourceModel):
     """Channels of an intensity and position monitor, through psana1."""
 
     type: Literal["Psana1IpmDetector"] = "Psana1IpmDetector"
@@ -196,14 +197,14 @@ class Psana1IpmDetectorConfig(DataSource):
     psana_function: Literal["channel"] = "channel"
 
 
-class Psana1EvrCodesConfig(DataSource):
+class Psana1EvrCodesConfig(DataSourceModel):
     """Event codes padded with zeros to 256, through psana1."""
 
     type: Literal["Psana1EvrCodes"] = "Psana1EvrCodes"
     psana_name: str
 
 
-class Psana1UsdUsbDetectorConfig(DataSource):
+class Psana1UsdUsbDetectorConfig(DataSourceModel):
     """Values of a USB encoder, through psana1."""
 
     type: Literal["Psana1UsdUsbDetector"] = "Psana1UsdUsbDetector"
@@ -211,32 +212,6 @@ class Psana1UsdUsbDetectorConfig(DataSource):
     psana_function: Literal["values"] = "values"
 
 
-DataSourceConfig = Annotated[
-    ConstValueConfig
-    | EventValueConfig
-    | FloatValueConfig
-    | GenericRandomNumpyArrayConfig
-    | IntValueConfig
-    | Psana1BbmonDetectorTotalIntensityConfig
-    | Psana1DetectorInterfaceConfig
-    | Psana1EvrCodesConfig
-    | Psana1IpmDetectorConfig
-    | Psana1TimestampConfig
-    | Psana1UsdUsbDetectorConfig
-    | Psana2DetectorInterfaceConfig
-    | Psana2RunInfoConfig
-    | Psana2TimestampConfig
-    | SourceIdentifierConfig,
-    Field(discriminator="type"),
-]
-
-
-def wanted_readings(sources: Mapping[str, DataSource]) -> list[tuple[str, str]]:
+def wanted_readings(sources: Mapping[str, DataSourceModel]) -> list[tuple[str, str]]:
     """Return (name, field) of everything that data sources read from an event."""
-    wanted: list[tuple[str, str]] = []
-    for source in sources.values():
-        if isinstance(source, EventValueConfig):
-            wanted.append((source.name, source.field))
-        elif isinstance(source, DetectorInterface):
-            wanted += [(source.psana_name, field) for field in source.fields]
-    return wanted
+    return [reading for source in sources.values() for reading in source.readings()]

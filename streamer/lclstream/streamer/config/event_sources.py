@@ -1,25 +1,26 @@
 """Where events come from: the models of the `event_source` section."""
 
-from typing import Annotated, Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from lclstream.core.models import StrictModel
+from lclstream.streamer.config.registry import EventSourceModel
 
 
-class PacedSource(StrictModel):
+class PacedSource(EventSourceModel):
     """What every source of ours can do: give its events no faster than asked."""
 
     rate_hz: float = Field(default=0.0, ge=0)
     """Events per second over all ranks, so that a replay looks live; 0 = as fast as possible."""
 
 
-class InternalEventSourceConfig(StrictModel):
+class InternalEventSourceConfig(EventSourceModel):
     """Empty numbered events, for tests and throughput measurements; split over the ranks."""
 
     # Upstream takes any further key here and ignores it; so do we.
     model_config = ConfigDict(extra="ignore")
 
+    implementation: ClassVar = "lclstream.streamer.sources.internal:InternalEventSource"
     type: Literal["InternalEventSource"] = "InternalEventSource"
     number_of_events_to_generate: int = Field(ge=0)
     """Events over all ranks."""
@@ -32,6 +33,7 @@ class SimulatedDetectorEventSourceConfig(PacedSource):
     every bit. `source_identifier` may name the experiment and run: `exp=NAME,run=NUMBER`.
     """
 
+    implementation: ClassVar = "lclstream.streamer.sources.simulated:SimulatedDetectorEventSource"
     type: Literal["SimulatedDetectorEventSource"] = "SimulatedDetectorEventSource"
     events: int = Field(default=1000, ge=0)
     """Events over all ranks."""
@@ -69,6 +71,7 @@ class Hdf5EventSourceConfig(PacedSource):
     `names` gives it.
     """
 
+    implementation: ClassVar = "lclstream.streamer.sources.hdf5:Hdf5EventSource"
     type: Literal["Hdf5EventSource"] = "Hdf5EventSource"
     names: dict[str, str] = Field(default_factory=dict)
     """Detector name and field, or variable -> dataset path, e.g. `jungfrau.raw.calib`."""
@@ -84,27 +87,19 @@ class Xtc2EventSourceConfig(PacedSource):
     `source_identifier` names the files: plain paths or `files=PATH`, separated by commas.
     """
 
+    implementation: ClassVar = "lclstream.streamer.sources.xtc2:Xtc2EventSource"
     type: Literal["Xtc2EventSource"] = "Xtc2EventSource"
 
 
-class Psana1EventSourceConfig(StrictModel):
+class Psana1EventSourceConfig(EventSourceModel):
     """LCLS-I data through psana1; `source_identifier` is a psana1 data source string."""
 
+    implementation: ClassVar = "lclstream.streamer.sources.psana:Psana1EventSource"
     type: Literal["Psana1EventSource"] = "Psana1EventSource"
 
 
-class Psana2EventSourceConfig(StrictModel):
+class Psana2EventSourceConfig(EventSourceModel):
     """LCLS-II data through psana2; `source_identifier` is e.g. `exp=mfx101332224,run=7`."""
 
+    implementation: ClassVar = "lclstream.streamer.sources.psana:Psana2EventSource"
     type: Literal["Psana2EventSource"] = "Psana2EventSource"
-
-
-EventSourceConfig = Annotated[
-    Hdf5EventSourceConfig
-    | InternalEventSourceConfig
-    | Psana1EventSourceConfig
-    | Psana2EventSourceConfig
-    | SimulatedDetectorEventSourceConfig
-    | Xtc2EventSourceConfig,
-    Field(discriminator="type"),
-]

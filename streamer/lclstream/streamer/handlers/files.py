@@ -10,6 +10,7 @@ from lclstream.core.errors import DeliveryError, InvalidConfigError
 from lclstream.core.files import write_atomically
 from lclstream.core.ledger import digest64
 from lclstream.streamer.config import BinaryFileWritingDataHandlerConfig
+from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 
 
@@ -46,12 +47,13 @@ class BinaryFileWritingDataHandler:
                 f"cannot write into {self._folder}: {error.strerror}"
             ) from None
 
-    def send(self, payload: memoryview, events: int) -> None:
+    def send(self, message: Message) -> None:
         """Write one file.
 
         Raises:
             DeliveryError: the file exists, or the disk does not take it.
         """
+        payload = message.joined()
         name = f"{self._stem}{self._place.rank}_{len(self._files)}.{self._suffix}"
         try:
             self._write(self._folder / name, payload)
@@ -65,7 +67,7 @@ class BinaryFileWritingDataHandler:
             {
                 "file": name,
                 "bytes": payload.nbytes,
-                "events": events,
+                "events": message.events,
                 "xxh3_64": f"{digest64(payload):016x}",
             }
         )

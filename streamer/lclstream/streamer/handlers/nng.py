@@ -2,6 +2,7 @@
 
 from lclstream.buffer.endpoints import Push
 from lclstream.streamer.config import BinaryDataStreamingDataHandlerConfig
+from lclstream.streamer.message import Message
 
 
 class NngPushHandler:
@@ -29,15 +30,14 @@ class NngPushHandler:
         """The addresses in use, with the real port in place of 0."""
         return list(self._push.urls)
 
-    def send(self, payload: memoryview, events: int) -> None:
+    def send(self, message: Message) -> None:
         """Send one message; it is in the kernel, or kept until acknowledged, when this returns.
 
         Raises:
             UnavailableError: nobody took it in time.
             DeliveryError: a connection broke with messages on it.
         """
-        del events
-        self._push.send(payload)
+        self._push.send(message.joined())
 
     def close(self, *, complete: bool = True) -> None:
         """Wait until the receivers, or their kernels, have acknowledged everything.

@@ -4,6 +4,7 @@ import zmq
 
 from lclstream.core.errors import DeliveryError, InvalidConfigError, UnavailableError
 from lclstream.streamer.config import BinaryDataStreamingDataHandlerConfig
+from lclstream.streamer.message import Message
 
 # Upstream's high-water mark. One message at a time is under way here anyway.
 HIGH_WATER_MARK = 5
@@ -49,21 +50,20 @@ class ZmqPushHandler:
             verb = "listen on" if self._listens else "connect to"
             raise InvalidConfigError(f"cannot {verb} {url}: {error.strerror}") from None
 
-    def send(self, payload: memoryview, events: int) -> None:
+    def send(self, message: Message) -> None:
         """Send one message; it is in a connection when this returns.
 
         Raises:
             UnavailableError: nobody took it in time.
             DeliveryError: the receiver went away.
         """
-        del events
         self._check_connection()
         timeout_s = self._config.send_timeout_s
         if not self._connected and not self._listens:
             timeout_s = min(timeout_s, self._config.connect_timeout_s)
         self._socket.set(zmq.SNDTIMEO, int(timeout_s * 1000))
         try:
-            tracker = self._socket.send(payload, copy=False, track=True)
+            tracker = self._socket.send(message.joined(), copy=False, track=True)
         except zmq.Again:
             what = "message taken" if self._connected else "connection"
             raise UnavailableError(f"no {what} within {timeout_s} s: {self._urls}") from None

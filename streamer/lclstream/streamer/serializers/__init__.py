@@ -1,10 +1,12 @@
 """Turn batches into messages, one module for each format."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.batching import Batch, Form
-from lclstream.streamer.config import HDF5BinarySerializerConfig, Parameters
+from lclstream.streamer.config import Parameters, SerializerModel
+from lclstream.streamer.config.registry import implementation_of
+from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 
 
@@ -12,14 +14,36 @@ class Serializer(Protocol):
     """Makes room for batches, and messages of them."""
 
     labels: tuple[str, ...]
-    """The data sources that go into the messages."""
+    """The values that go into the messages."""
+
+    def __init__(self, config: SerializerModel, parameters: Parameters, place: Place) -> None:
+        """Prepare.
+
+        Raises:
+            InvalidConfigError: its codec is not installed.
+        """
 
     def new_batch(self, form: Form, capacity: int) -> Batch:
         """Return an empty batch in the memory that suits the format."""
         ...
 
-    def payload(self, batch: Batch) -> memoryview:
-        """Return the message of a batch; it is valid until the batch is used again."""
+    def messages(self, batch: Batch) -> Iterable[Message]:
+        """Yield the messages of a batch; they are valid until the batch is used again.
+
+        The first one has the number `batch.sequence` in this rank, the others those after it.
+        """
+        ...
+
+    def begin(self) -> Iterable[Message]:
+        """Yield what goes before the first batch of all ranks."""
+        ...
+
+    def end(self) -> Iterable[Message]:
+        """Yield what goes behind the last batch of all ranks."""
+        ...
+
+    def close(self) -> None:
+        """Release threads and memory; may be called again."""
         ...
 
 
@@ -27,11 +51,8 @@ def open_serializer(parameters: Parameters, place: Place) -> Serializer:
     """Return the serializer that a configuration names.
 
     Raises:
-        InvalidConfigError: this version does not have it, or its codec is not installed.
+        InvalidConfigError: its codec is not installed.
     """
     config = parameters.data_serializer
-    if isinstance(config, HDF5BinarySerializerConfig):
-        from lclstream.streamer.serializers.hdf5 import HDF5BinarySerializer
-
-        return HDF5BinarySerializer(config, parameters, place)
-    raise InvalidConfigError(f"{config.type} is not supported by this version")
+    kind = implementation_of(config, Serializer)  # type: ignore[type-abstract]
+    return kind(config, parameters, place)

@@ -14,17 +14,19 @@ Their attribute `dataset` is the path of the dataset that they speak of |
 
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import h5py
 import numpy as np
 
 from lclstream.core.errors import InvalidConfigError
-from lclstream.streamer.batching import Array, Batch, Column, Form, new_batch
+from lclstream.streamer.batching import Batch, Column, Form, new_batch
 from lclstream.streamer.config import HDF5BinarySerializerConfig, Parameters
+from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers.hdf5_template import Dataset, Image, Template, build_template
+from lclstream.streamer.values import Array
 
 GROUP = "/lclstream"
 # Attribute of a mask: the path of its dataset.
@@ -49,7 +51,7 @@ class HDF5BinarySerializer:
         self._config = config
         self._place = place
         self._source_identifier = parameters.source_identifier
-        names = list(parameters.data_sources)
+        names = list(parameters.labels)
         if config.layout == "fields":
             self._paths = {name: "/" + path.strip("/") for name, path in config.fields.items()}
         else:
@@ -70,8 +72,22 @@ class HDF5BinarySerializer:
             self._move_inside(batch, template, batch.image)
         return batch
 
-    def payload(self, batch: Batch) -> memoryview:
-        """Return the message of a batch; it is valid until the batch is used again."""
+    def messages(self, batch: Batch) -> Iterable[Message]:
+        """Return the one message of a batch; it is valid until the batch is used again."""
+        return (Message((self._payload(batch),), batch.count),)
+
+    def begin(self) -> Iterable[Message]:
+        """Return nothing: every message is a file of its own."""
+        return ()
+
+    def end(self) -> Iterable[Message]:
+        """Return nothing: every message is a file of its own."""
+        return ()
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+    def _payload(self, batch: Batch) -> memoryview:
         if batch.image is None:
             return self._written(batch)
         image = batch.image
