@@ -38,7 +38,7 @@ imports:
 	$(BIN)/lint-imports --verbose 2>/dev/null | tail -n 8 ; exit $${PIPESTATUS[0]}
 
 unit:
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	scripts/run-tests.sh $(BIN)/python $(PYTEST_OPTIONS)
 
 bench: bench-buffer ## All benchmarks; figures go to build/bench
 

@@ -178,9 +178,10 @@ def watch_until(key: bytes, code: int) -> None:
 
         until(has_been_shown_twice, END_S)
         os.write(ours, key)
-        process.wait(END_S)
+        # It cannot end while nobody reads what it shows.
         while b"\x1b[?1049l" not in shown:
             shown.extend(os.read(ours, 4096))
+        process.wait(END_S)
     os.close(ours)
     # The terminal is as it was.
     assert shown.startswith(b"\x1b[?1049h")

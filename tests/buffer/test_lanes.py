@@ -367,11 +367,12 @@ def test_idle_costs_nothing(tmp_path: Path) -> None:
             Pull(addresses["out"][0], acknowledge=True) as pull,
             Pull(addresses["out"][0], acknowledge=True) as other,
         ):
+            # Who comes first could take them all.
+            until(lambda: client.statistics()["consumers"] == 2)
             for _ in range(20):
                 push.send(bytes(1000))
             push.flush()
             assert len(pull.recv(END_S)) == 1000
-            until(lambda: client.statistics()["consumers"] == 2)
             # What is still to be settled a moment after they have come is over.
             time.sleep(1.0)
             before = cpu_s(pids)

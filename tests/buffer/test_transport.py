@@ -20,6 +20,7 @@ from lclstream.buffer.transport import (
     PlainWire,
     TlsWire,
     Wire,
+    _plain_within,
     certified_names,
     server_context,
 )
@@ -326,3 +327,20 @@ def test_client_certificates(
         "none": clients is not ClientCertificates.REQUIRED,
         "foreign": clients is ClientCertificates.NONE,
     }
+
+
+@pytest.mark.parametrize(
+    ("raw", "raw_size", "size", "plain"),
+    [
+        (16_405, 40_066, 40_000, 0),
+        (16_406, 40_066, 40_000, 16_384),
+        (40_065, 40_066, 40_000, 32_768),
+        # Another word of TLS lies somewhere in it.
+        (40_065, 40_099, 40_000, 0),
+        (99, 122, 100, 0),
+    ],
+)
+def test_whole_records_tell_what_has_arrived(
+    raw: int, raw_size: int, size: int, plain: int
+) -> None:
+    assert _plain_within(raw, raw_size, size) == plain

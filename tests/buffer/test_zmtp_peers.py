@@ -302,6 +302,7 @@ def test_what_the_kernel_of_a_dead_consumer_has_not_goes_to_another_one() -> Non
                 for message in messages:
                     push.send(message)
             until(lambda: buffer.statistics().received.messages == len(messages))
+            read_exactly(raw, MIB)
         with Pull(buffer.pull_urls) as pull:
             buffer.drain()
             rest = drain(pull)

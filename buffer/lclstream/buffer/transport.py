@@ -23,6 +23,8 @@ HANDSHAKE_READ_BYTES = 16 * 1024
 # Encrypted before it is written, and small pieces that are put together for it.
 ENCRYPTED_BYTES = 256 * 1024
 RECORD_BYTES = 16 * 1024
+# Header, type and tag of a record, whatever the cipher (but for one that nobody uses).
+RECORD_OVERHEAD_BYTES = 22
 GATHERED_BYTES = 4 * RECORD_BYTES
 # TLS itself has little to say besides the data; a peer that makes it say more does not read.
 MAX_UNASKED_BYTES = 64 * 1024
@@ -143,7 +145,8 @@ class TlsWire:
         """Written, encrypted and as given."""
         self._marks: deque[tuple[int, int]] = deque()
         """Values of both that belong together."""
-        self._acknowledged = 0
+        self._passed = (0, 0)
+        """The last of them that the peer's kernel has."""
 
     def shake_hands(self) -> bool:
         """Go on with the handshake; return whether it is complete.
@@ -245,8 +248,12 @@ class TlsWire:
         """Return how much of what was sent, so much in all, the peer's kernel has."""
         raw = tcp.acknowledged_bytes(self.sock, self._raw_bytes, dialled=self._dialled)
         while self._marks and self._marks[0][0] <= raw:
-            self._acknowledged = self._marks.popleft()[1]
-        return min(self._acknowledged, sent_bytes)
+            self._passed = self._marks.popleft()
+        acknowledged = self._passed[1]
+        if self._marks:
+            (raw_begin, begin), (raw_end, end) = self._passed, self._marks[0]
+            acknowledged += _plain_within(raw - raw_begin, raw_end - raw_begin, end - begin)
+        return min(acknowledged, sent_bytes)
 
     def _fill(self) -> bool:
         """Read from the socket; return whether anything came before its end."""
@@ -321,6 +328,21 @@ class TlsWire:
         if len(self._marks) > MAX_MARKS:
             # Every second one: what is acknowledged is told a little later then.
             self._marks = deque(list(self._marks)[1::2])
+
+
+def _plain_within(raw: int, raw_size: int, size: int) -> int:
+    """Return how much is in the whole records at the beginning of what was encrypted at once.
+
+    Args:
+        raw: how much of it the peer's kernel has.
+        raw_size: of how much, encrypted.
+        size: and as it was given.
+    """
+    records = -(-size // RECORD_BYTES)
+    if raw_size != size + records * RECORD_OVERHEAD_BYTES:
+        # TLS said something else in between.
+        return 0
+    return raw // (RECORD_BYTES + RECORD_OVERHEAD_BYTES) * RECORD_BYTES
 
 
 def _skip(views: Sequence[memoryview], count: int) -> list[memoryview]:
