@@ -120,8 +120,8 @@ def _reader(name: str, source: DataSourceModel, parameters: Parameters) -> Reade
             return _readings(source.name, (source.field,), source.dtype)
         case configs.DetectorInterface():
             return _readings(source.psana_name, source.fields, source.dtype)
-    if not source.implementation:
-        raise InvalidConfigError(f"data source {name!r}: its type needs psana1")
+        case configs.Psana1Function():
+            return _readings(source.psana_name, (source.field,), source.dtype)
     kind = implementation_of(source, CustomSource)  # type: ignore[type-abstract]
     return kind(source, parameters).read
 

@@ -59,9 +59,11 @@ class Event:
     """One shot of the detectors."""
 
     timestamp: int
-    """64 bits: seconds since 1990-01-01 << 32 | nanoseconds, exactly as the DAQ wrote it."""
+    """64 bits: seconds << 32 | nanoseconds, exactly as the DAQ wrote it. The seconds of LCLS-II
+    count from 1990-01-01, those of LCLS-I from 1970-01-01."""
     index: int
-    """Position in the whole source, the same whatever the number of ranks."""
+    """Position in the whole source, the same whatever the number of ranks, where the source knows
+    it (see psana2); no two events of a run of the streamer have the same."""
     run: int
     experiment: str
     readings: Readings

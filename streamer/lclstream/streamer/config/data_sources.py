@@ -1,7 +1,7 @@
 """What is taken from each event: the models of the `data_sources` section."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -182,33 +182,53 @@ class Psana2RunInfoConfig(DataSourceModel):
     type: Literal["Psana2RunInfo"] = "Psana2RunInfo"
 
 
-class Psana1BbmonDetectorTotalIntensityConfig(DataSourceModel):
+class Psana1Function(DataSourceModel):
+    """What one function of a detector returns, through psana1."""
+
+    field: ClassVar[str]
+    """Its path below the detector."""
+    dtype: ClassVar[str | None] = "float64"
+
+    psana_name: str = Field(min_length=1)
+    """The detector."""
+
+    def readings(self) -> list[tuple[str, str]]:
+        """Return the one that it is."""
+        return [(self.psana_name, self.field)]
+
+
+class Psana1BbmonDetectorTotalIntensityConfig(Psana1Function):
     """Total intensity of a beam monitor, through psana1."""
 
+    field: ClassVar = "get.TotalIntensity"
+
     type: Literal["Psana1BbmonDetectorTotalIntensity"] = "Psana1BbmonDetectorTotalIntensity"
-    psana_name: str
 
 
-class Psana1IpmDetectorConfig(DataSourceModel):
+class Psana1IpmDetectorConfig(Psana1Function):
     """Channels of an intensity and position monitor, through psana1."""
 
+    field: ClassVar = "channel"
+
     type: Literal["Psana1IpmDetector"] = "Psana1IpmDetector"
-    psana_name: str
     psana_function: Literal["channel"] = "channel"
 
 
-class Psana1EvrCodesConfig(DataSourceModel):
+class Psana1EvrCodesConfig(Psana1Function):
     """Event codes padded with zeros to 256, through psana1."""
 
+    field: ClassVar = "eventCodes"
+    dtype: ClassVar = None
+
     type: Literal["Psana1EvrCodes"] = "Psana1EvrCodes"
-    psana_name: str
 
 
-class Psana1UsdUsbDetectorConfig(DataSourceModel):
+class Psana1UsdUsbDetectorConfig(Psana1Function):
     """Values of a USB encoder, through psana1."""
 
+    field: ClassVar = "values"
+
     type: Literal["Psana1UsdUsbDetector"] = "Psana1UsdUsbDetector"
-    psana_name: str
     psana_function: Literal["values"] = "values"
 
 

@@ -1,9 +1,10 @@
 """Where events come from: the models of the `event_source` section."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from lclstream.streamer.config.calibration import CalibrationConfig
 from lclstream.streamer.config.registry import EventSourceModel
 
 
@@ -89,17 +90,53 @@ class Xtc2EventSourceConfig(PacedSource):
 
     implementation: ClassVar = "lclstream.streamer.sources.xtc2:Xtc2EventSource"
     type: Literal["Xtc2EventSource"] = "Xtc2EventSource"
+    calibration: CalibrationConfig | None = None
+    """Constants for `raw.calib` and `raw.image` of Jungfrau and epix10ka detectors."""
 
 
 class Psana1EventSourceConfig(EventSourceModel):
-    """LCLS-I data through psana1; `source_identifier` is a psana1 data source string."""
+    """LCLS-I data through psana1; `source_identifier` is a psana1 data source string.
 
-    implementation: ClassVar = "lclstream.streamer.sources.psana:Psana1EventSource"
+    `:smd` is added unless the string says how events are to be read.
+    """
+
+    implementation: ClassVar = "lclstream.streamer.sources.psana1:Psana1EventSource"
     type: Literal["Psana1EventSource"] = "Psana1EventSource"
+    calib_dir: str = ""
+    """Folder of calibration constants; empty = psana1's own choice."""
 
 
 class Psana2EventSourceConfig(EventSourceModel):
     """LCLS-II data through psana2; `source_identifier` is e.g. `exp=mfx101332224,run=7`."""
 
-    implementation: ClassVar = "lclstream.streamer.sources.psana:Psana2EventSource"
+    implementation: ClassVar = "lclstream.streamer.sources.psana2:Psana2EventSource"
     type: Literal["Psana2EventSource"] = "Psana2EventSource"
+    calib_url: str = ""
+    """Calibration service, such as `https://pswww.slac.stanford.edu/ws`; psana2 trusts what it
+    sends. Empty = what the environment says (LCLS_CALIB_HTTP), or psana2's own."""
+    skip_calib_load: Literal["all"] | list[str] = Field(default_factory=list)
+    """Detectors whose constants are not needed, or `all`: works where no service is reachable."""
+    ask_logbook: bool = True
+    """Whether the facility's logbook says which files a run has; else the folder does."""
+    detectors: list[str] = Field(default_factory=list)
+    """Read only streams with these detectors; none = all."""
+    xdetectors: list[str] = Field(default_factory=list)
+    """Do not read streams with these detectors."""
+    small_xtc: list[str] = Field(default_factory=list)
+    """Detectors whose small data are taken from the large files."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Events that psana2 hands to a rank at once; null = psana2's own choice."""
+    timestamps: str = ""
+    """Numpy file of the time stamps (uint64) of the events to read; empty = all."""
+    intg_det: str = ""
+    """Integrating detector, at whose rate psana2 makes its batches."""
+    dbsuffix: str = ""
+    """Of a private database of calibration constants."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what psana2's data source is to be told besides what to read."""
+        names = (
+            "skip_calib_load", "detectors", "xdetectors", "small_xtc", "batch_size", "timestamps",
+            "intg_det", "dbsuffix",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names if getattr(self, name)}

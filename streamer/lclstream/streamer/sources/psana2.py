@@ -1,0 +1,231 @@
+"""LCLS-II data through psana2, the facility's own library.
+
+`source_identifier` says which data, in parts separated by commas:
+
+| part | meaning |
+|---|---|
+| `exp=NAME` | an experiment; with `run=N` (also several times) one or some of its runs, else all |
+| `dir=FOLDER` | where its files are, if not in the usual place |
+| `live` | the run is being taken: wait for files and events |
+| `ffb` | read from the fast feedback storage |
+| `files=PATH` | files, each by itself; several by several `files=` |
+| `shmem=NAME` | the shared memory of a monitoring node |
+| `drp=NAME` | inside a process of the data acquisition: its variable of this name |
+| `max_events=N` | at most so many events |
+
+With several ranks psana2 itself distributes the events of an experiment. Some of its ranks then
+only look for events and serve the others: they yield nothing. Files and shared memory it does not
+distribute: of files every rank takes its share, and shared memory gives each rank other events.
+"""
+
+import atexit
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lclstream.core.errors import (
+    InvalidConfigError,
+    LclstreamError,
+    NotFoundError,
+    UnavailableError,
+)
+from lclstream.streamer.config import Parameters, Psana2EventSourceConfig
+from lclstream.streamer.events import Event
+from lclstream.streamer.sources.psana2_run import Psana2Readings, Psana2Run
+from lclstream.streamer.sources.psana2_setup import (
+    arguments_of,
+    changes_logged,
+    prepare_environment,
+    tolerate_missing_logbook,
+)
+from lclstream.streamer.sources.psana_library import require
+from lclstream.streamer.sources.xtc2_file import Xtc2File
+
+logger = logging.getLogger(__name__)
+
+# How many ranks build events and collect small data, besides the one that reads what there is.
+_SERVING = {"PS_EB_NODES": "1", "PS_SRV_NODES": "0"}
+CURES = (
+    "give event_source.calib_url, or event_source.skip_calib_load: all (or a list of detectors) "
+    "where no calibrated values are needed"
+)
+
+
+class Psana2EventSource:
+    """Reads all runs that psana2 finds.
+
+    An event's index is its position in the whole source where every rank reads everything: in a
+    single process, and in files. Where psana2 hands the events out (an experiment with several
+    ranks, shared memory), nobody knows that position: the n-th event of a rank then has index
+    `n * size + rank`, which no other event has; the time stamps tell the order.
+
+    Resource handling: with several ranks the source must be read to its end by all of them;
+    `close` does so when a rank stops before, and ends the run for all.
+
+    Error handling: what goes wrong inside of psana2 is raised as it is, with a note. When one of
+    several ranks fails where others wait for it, all are ended together with it.
+    """
+
+    def __init__(self, parameters: Parameters, rank: int, size: int) -> None:
+        """Open the data source; in a distributed run all ranks must do so.
+
+        Raises:
+            InvalidConfigError: psana2 is not installed, or the source cannot be as it is said.
+            NotFoundError: there are no such files.
+            DecodeError: a file is not XTC2.
+        """
+        config = parameters.event_source
+        require(2, config.type)
+        if not isinstance(config, Psana2EventSourceConfig):
+            config = Psana2EventSourceConfig()
+        self._rank, self._size = rank, size
+        arguments = arguments_of(parameters.source_identifier, config)
+        self._is_distributed = "exp" in arguments and size > 1
+        self._all_ranks_get_all = "files" in arguments or size == 1
+        self._limit: int = arguments.get("max_events", 0)
+        _check_files(arguments.get("files", []))
+        prepare_environment(
+            parameters.source_identifier, config, size, is_distributed=self._is_distributed
+        )
+        with changes_logged(arguments) as look:
+            self._source = self._opened(arguments, ask_logbook=config.ask_logbook)
+            look(self._source)
+        self._runs: Iterator[Any] = iter(self._source.runs())
+        self._run: Psana2Run | None = None
+        self._finished = False
+
+    def __iter__(self) -> Iterator[Event]:
+        """Yield the events of this rank, run by run."""
+        number = 0
+        try:
+            for run in self._all_runs():
+                for event in run.events:
+                    index = self._index(number)
+                    number += 1
+                    if index is None:
+                        continue
+                    if not self._is_distributed and 0 < self._limit <= index:
+                        return
+                    yield self._event(run, event, index)
+            self._finished = True
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._fail_together()
+            raise
+
+    def close(self) -> None:
+        """Let the other ranks go on: they wait for this one to take its part."""
+        if not self._is_distributed or self._finished:
+            return
+        if self._run is None:
+            # They are about to begin, or have failed like this one.
+            self._fail_together()
+            return
+        self._finished = True
+        self._run.end()
+        for run in self._all_runs():
+            run.end()
+
+    def _all_runs(self) -> Iterator[Psana2Run]:
+        while True:
+            try:
+                run = next(self._runs, None)
+            except OSError as error:
+                if not type(error).__module__.startswith("requests"):
+                    raise
+                raise UnavailableError(f"no calibration constants: {error}; {CURES}") from error
+            if run is None:
+                return
+            self._run = Psana2Run(run)
+            yield self._run
+
+    def _index(self, number: int) -> int | None:
+        """Return the index of the n-th event that psana2 gives this rank; None = not ours."""
+        if not self._all_ranks_get_all:
+            return number * self._size + self._rank
+        return number if number % self._size == self._rank else None
+
+    def _event(self, run: Psana2Run, event: Any, index: int) -> Event:
+        return Event(
+            timestamp=int(event.timestamp),
+            index=index,
+            run=run.number,
+            experiment=run.experiment,
+            run_timestamp=run.timestamp,
+            step=run.step(),
+            readings=Psana2Readings(run, event),
+        )
+
+    def _opened(self, arguments: dict[str, Any], *, ask_logbook: bool) -> Any:
+        if self._is_distributed:
+            check_ranks(self._rank, self._size)
+        import psana
+        from psana.psexp.ds_base import DataSourceBase
+
+        tolerate_missing_logbook(DataSourceBase, ask=ask_logbook)
+        try:
+            # Its own level of logging is text for people, line by line.
+            return psana.DataSource(**{"log_level": "WARNING", **arguments})
+        except LclstreamError:
+            self._fail_together()
+            raise
+        except FileNotFoundError as error:
+            self._fail_together()
+            raise NotFoundError(f"source_identifier: {error}") from error
+        # Of its own checks psana2 makes assertions and plain exceptions.
+        except Exception as error:
+            self._fail_together()
+            raise InvalidConfigError(
+                f"source_identifier: psana2 cannot read it: {error}"
+            ) from error
+
+    def _fail_together(self) -> None:
+        """Make sure that no rank waits for this one when it is gone."""
+        if not self._is_distributed:
+            return
+        # Not at once: first this rank says what went wrong.
+        logger.error("psana_ranks_will_be_ended", extra={"rank": self._rank})
+        atexit.register(_end_all_ranks)
+        self._finished = True
+
+
+def check_ranks(rank: int, size: int) -> None:
+    """Refuse what psana2 would make something else of.
+
+    Raises:
+        InvalidConfigError: there are too few ranks, or MPI does not see them.
+    """
+    counts = [os.environ.get(name) or default for name, default in _SERVING.items()]
+    serving = 1 + sum(int(count) for count in counts if count.isdecimal())
+    if size <= serving:
+        raise InvalidConfigError(
+            f"of {size} ranks psana2 would use {serving} to serve the others; an experiment takes "
+            f"1 rank, or {serving + 1} and more"
+        )
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise InvalidConfigError(f"several ranks of psana2 need mpi4py: {error}") from None
+    seen = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+    if seen != (rank, size):
+        raise InvalidConfigError(
+            f"the launcher says rank {rank} of {size}, but MPI says rank {seen[0]} of {seen[1]}: "
+            "every rank would read all events; is it the launcher of psana's MPI?"
+        )
+
+
+def _check_files(paths: list[str]) -> None:
+    """Look at the beginning of files: psana2 aborts the whole process when it is not XTC2."""
+    for path in paths:
+        if next(iter(Xtc2File(Path(path))), None) is None:
+            raise InvalidConfigError(f"source_identifier: {path} is empty")
+
+
+def _end_all_ranks() -> None:
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and not mpi.Is_finalized():
+        mpi.COMM_WORLD.Abort(1)

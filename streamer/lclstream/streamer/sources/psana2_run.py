@@ -1,0 +1,167 @@
+"""One run of psana2: its detectors, its steps, and the readings of its events."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lclstream.streamer.events import Value, unknown_reading
+from lclstream.streamer.sources.psana_paths import NoSuchFieldError, Reader, as_value
+from lclstream.streamer.sources.xtc2_format import FieldType, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Psana2Run:
+    """A run as psana2 has it; detectors are made when they are first asked for."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self.experiment: str = run.expt or ""
+        self.number: int = run.runnum or 0
+        self.timestamp: int = int(getattr(run, "timestamp", 0) or 0)
+        self.events: Iterator[Any] = iter(run.events())
+        self._detectors: dict[str, Any] = {}
+        self._readers: dict[tuple[str, str], FieldReader] = {}
+        self._scan_seen, self._step = 0, 0
+
+    def reader(self, name: str, field: str) -> "FieldReader":
+        """Return what reads a field of a detector.
+
+        Raises:
+            InvalidConfigError: there is no such detector or field.
+        """
+        key = name, field
+        if key not in self._readers:
+            try:
+                reader = Reader(self._detector(name), field)
+            except NoSuchFieldError:
+                raise self.unknown(name, field) from None
+            self._readers[key] = FieldReader(reader, name, native_type(self._run, name, field))
+        return self._readers[key]
+
+    def unknown(self, name: str, field: str) -> Exception:
+        """Return the error for what the run does not have."""
+        known: dict[str, list[str]] = {}
+        for (detector, algorithm), fields in getattr(self._run, "detinfo", {}).items():
+            found = fields if isinstance(fields, list) else []
+            known.setdefault(detector, []).extend(f"{algorithm}.{each}" for each in found)
+        for pair in getattr(self._run, "epicsinfo", {}):
+            known |= {each: [""] for each in pair if each}
+        return unknown_reading(name, field, known)
+
+    def step(self) -> int:
+        """Return the number of the scan's step that the last event belongs to, from 0.
+
+        It is that of the BeginStep transitions so far, which psana2 keeps for the values of a
+        scan.
+        """
+        managers = self._run.esm.stores["scan"].env_managers if hasattr(self._run, "esm") else []
+        # Every stream has every transition.
+        dgrams = managers[0].dgrams if managers else []
+        new = dgrams[self._scan_seen :]
+        if new:
+            self._scan_seen = len(dgrams)
+            self._step += sum(each.service() == Service.BEGIN_STEP for each in new)
+        return max(self._step - 1, 0)
+
+    def end(self) -> None:
+        """Have no more events sent to this rank, nor to the others."""
+        self._run.terminate()
+        for _ in self.events:
+            pass
+
+    def _detector(self, name: str) -> Any:
+        if name not in self._detectors:
+            try:
+                self._detectors[name] = self._run.Detector(name)
+            except KeyError:
+                raise self.unknown(name, "") from None
+        return self._detectors[name]
+
+
+class FieldReader:
+    """Reads a field and tells missing data from mistakes."""
+
+    def __init__(self, reader: Reader, name: str, native: np.dtype[Any] | None) -> None:
+        self._reader, self._native = reader, native
+        self.what = f"{name}.{reader.field}" if reader.field else name
+
+    def __call__(self, event: Any) -> Value | None:
+        """Return the reading of an event, None when it is missing from it."""
+        try:
+            found = self._reader(event)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            # Many detectors of psana2 do not look whether all of their segments are there.
+            if self._lacks_segments(event):
+                return None
+            error.add_note(f"while psana2 read {self.what} of the event {event.timestamp}")
+            raise
+        value = as_value(found, self.what)
+        if self._native is not None and isinstance(value, int | float):
+            return as_native(value, self._native)
+        return value
+
+    def _lacks_segments(self, event: Any) -> bool:
+        owner = self._reader.owner
+        segments = getattr(owner, "_segments", None)
+        return segments is not None and segments(event) is None
+
+
+class Psana2Readings:
+    """The readings of one event, computed by psana2 when they are asked for."""
+
+    __slots__ = ("_event", "_run")
+
+    def __init__(self, run: Psana2Run, event: Any) -> None:
+        self._run, self._event = run, event
+
+    def read(self, name: str, field: str) -> Value | None:
+        """Return one reading, None when psana2 returns nothing.
+
+        Raises:
+            InvalidConfigError: the run has no such detector or field.
+        """
+        try:
+            return self._run.reader(name, field)(self._event)
+        except NoSuchFieldError:
+            raise self._run.unknown(name, field) from None
+
+
+def native_type(run: Any, name: str, field: str) -> np.dtype[Any] | None:
+    """Return the type of a number in the data; psana2 makes Python's own numbers of it.
+
+    Returns:
+        None for what is no single number in the data, such as what a detector computes.
+    """
+    for config in getattr(run, "configs", None) or ():
+        found = getattr(config, "software", None)
+        parts = (name, None, *field.split(".")) if field else _variable(run, name)
+        for part in parts:
+            if part is None:
+                found = next(iter(found.values()), None) if isinstance(found, dict) else None
+            else:
+                found = getattr(found, part, None)
+        kind, rank = getattr(found, "_type", None), getattr(found, "_rank", None)
+        if kind is not None and rank == 0:
+            return FieldType(kind).dtype
+    return None
+
+
+def _variable(run: Any, name: str) -> tuple[str | None, ...]:
+    """Return the path of a process variable in the configuration."""
+    stores = getattr(getattr(run, "esm", None), "stores", {})
+    key = stores["epics"].epics_inv_mapper.get(name, name) if "epics" in stores else name
+    return "epics", None, "raw", key
+
+
+def as_native(value: float, dtype: np.dtype[Any]) -> Value:
+    """Return a number in its type in the data, unless it is another number."""
+    try:
+        native = dtype.type(value)
+    except (OverflowError, ValueError):
+        return value
+    # NaN is not equal to itself.
+    is_same = native == value or (np.isnan(native) and np.isnan(value))
+    found: Value = native if is_same else value
+    return found
