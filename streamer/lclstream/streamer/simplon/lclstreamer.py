@@ -7,6 +7,7 @@ bits, unless the writer was ours.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,13 +16,15 @@ import numpy as np
 
 from lclstream.core.errors import DecodeError
 from lclstream.streamer.simplon import cbor, compression
-from lclstream.streamer.simplon.arrays import MAX_ARRAY_BYTES
+from lclstream.streamer.simplon.arrays import MAX_ARRAY_BYTES, MAX_DIMENSIONS
 from lclstream.streamer.values import Array
 
 CONTROL, IMAGE = b"c", b"m"
 BLOCK_ITEMS = 4096
 """Items in one block of compressed data, whatever their size."""
 _FIRST_OF_MAP = range(0xA0, 0xC0)
+_DTYPE = re.compile(r"u?int(8|16|32|64)|float(16|32|64)|[<>|=]?([iu][1248]|f[248])")
+_SIZE = re.compile(r"\d{1,15}", re.ASCII)
 
 Dialect = Literal["stream2", "lclstreamer", "lclstreamer-pr51"]
 
@@ -141,8 +144,9 @@ def _image(found: dict[str, Any], run: str) -> RunImage:
     if not isinstance(data, memoryview):
         raise DecodeError("image: compressed_data must be a byte string")
     stamp = found.get("timestamp")
-    if isinstance(stamp, float) and not math.isfinite(stamp):
-        raise DecodeError(f"image: timestamp must be a number, got {stamp}")
+    # As a float it is beyond 64 bits too when it is infinite, and no number compares with NaN.
+    if isinstance(stamp, int | float) and not 0 <= stamp < 1 << 64:
+        raise DecodeError(f"image: timestamp must have 64 bits, got {stamp}")
     timestamp = int(stamp) if isinstance(stamp, int | float) else None
     return RunImage(run=run, data=data, dtype=_dtype(found), timestamp=timestamp, fields=found)
 
@@ -151,13 +155,9 @@ def _dtype(found: Mapping[str, Any]) -> np.dtype[np.generic] | None:
     named = found.get("dtype", found.get("datatype", found.get("image_dtype")))
     if named is None:
         return None
-    try:
-        dtype = np.dtype(named) if isinstance(named, str) else np.dtype(np.void)
-    except TypeError:
-        dtype = np.dtype(np.void)
-    if dtype.kind not in "iuf":
+    if not isinstance(named, str) or not _DTYPE.fullmatch(named):
         raise DecodeError(f"dtype must be that of numbers, got {named!r:.40}")
-    return dtype
+    return np.dtype(named)
 
 
 def _shape(found: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -165,10 +165,8 @@ def _shape(found: Mapping[str, Any]) -> tuple[int, ...] | None:
     if written is None:
         return None
     parts = written.split("x") if isinstance(written, str) else written
-    try:
-        shape = tuple(int(part) for part in parts)
-    except (TypeError, ValueError):
-        raise DecodeError(f"shape must be e.g. 2x512x1024, got {written!r:.40}") from None
-    if not shape or min(shape) < 0:
-        raise DecodeError(f"shape must be e.g. 2x512x1024, got {written!r:.40}")
-    return shape
+    if isinstance(parts, list) and 0 < len(parts) <= MAX_DIMENSIONS:
+        texts = [str(part) for part in parts]
+        if all(_SIZE.fullmatch(text) for text in texts):
+            return tuple(map(int, texts))
+    raise DecodeError(f"shape must be e.g. 2x512x1024, got {written!r:.40}")
