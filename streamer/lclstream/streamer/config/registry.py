@@ -206,6 +206,14 @@ class SerializerModel(Choice):
         {
             name: f"{CONFIG}.serializers:{name}Config"
             for name in ("HDF5BinarySerializer", "SimplonBinarySerializer")
+        }
+        | {
+            name: f"{CONFIG}.more_serializers:{name}Config"
+            for name in (
+                "ArrowSerializer",
+                "FastBinarySerializer",
+                "NumpyBinarySerializer",
+            )
         },
     )
     type: str

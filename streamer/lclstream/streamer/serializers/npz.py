@@ -1,0 +1,75 @@
+"""Messages that are `.npz` archives, as `numpy.savez` and `numpy.savez_compressed` write them.
+
+A member holds the values of one data source, axis 0 = events, and is named after it;
+`numpy.load` gives them by these names. What else there is stands in
+`lclstream.streamer.serializers.contents`; readers that ask for their names only never see it.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from lclstream.streamer.batching import Batch
+from lclstream.streamer.config import Parameters
+from lclstream.streamer.config.more_serializers import NumpyBinarySerializerConfig
+from lclstream.streamer.message import Message
+from lclstream.streamer.rank import Place
+from lclstream.streamer.serializers.contents import (
+    GROUP,
+    BatchSerializer,
+    Provenance,
+    named_arrays,
+)
+from lclstream.streamer.serializers.npz_archive import (
+    Archive,
+    Member,
+    deflated_member,
+    stored_member,
+)
+from lclstream.streamer.serializers.workers import Workers
+from lclstream.streamer.values import Array
+
+# Behind the name of an image: its size before it was padded.
+ORIGINAL_SHAPE = "_original_shape"
+
+
+class NumpyBinarySerializer(BatchSerializer):
+    """Makes one archive of each batch; uncompressed arrays are sent from where they are."""
+
+    def __init__(
+        self, config: NumpyBinarySerializerConfig, parameters: Parameters, place: Place
+    ) -> None:
+        super().__init__(parameters.labels)
+        self._config = config
+        self._names = {label: label for label in self.labels}
+        self._provenance = Provenance(parameters, place) if config.identification else None
+        self._workers = Workers(config.threads)
+
+    def messages(self, batch: Batch) -> Iterable[Message]:
+        """Return the one message of a batch; it is valid until the batch is used again."""
+        archive = Archive()
+        for name, array in named_arrays(batch, self._names, GROUP, self._provenance):
+            archive.add(self._member(name, _as_of_batch(name, array, batch)))
+        return (Message(archive.finish(), batch.count),)
+
+    def close(self) -> None:
+        """End the threads that compress."""
+        self._workers.close()
+
+    def _member(self, name: str, array: Array) -> Member:
+        if not self._config.use_compression:
+            return stored_member(name, array)
+        return deflated_member(name, array, self._config.compression_level, self._workers)
+
+
+def _as_of_batch(label: str, array: Array, batch: Batch) -> Array:
+    """Return the original shape of images as receivers expect it: one for the whole batch.
+
+    That is [events, channels, rows, columns] in place of one [channels, rows, columns] an event,
+    when these are all alike.
+    """
+    image = label.removesuffix(ORIGINAL_SHAPE)
+    is_shape = image != label and image in batch.arrays and array.dtype.kind in "iu"
+    if not is_shape or array.ndim != 2 or not (array == array[0]).all():
+        return array
+    return np.array([len(array), *array[0].astype(np.int64)], np.int32)
