@@ -112,3 +112,21 @@ def test_secret_is_not_shown() -> None:
     with pytest.raises(InvalidConfigError) as caught:
         parse(Login, {"password": 4711})
     assert caught.value.problems == ("password: input should be a valid string",)
+
+
+def test_of_very_many_faults_the_first_are_named() -> None:
+    class Numbers(StrictModel):
+        numbers: list[int]
+
+    with pytest.raises(InvalidConfigError) as caught:
+        parse(Numbers, {"numbers": ["x"] * 2000})
+    assert len(caught.value.problems) == 101
+    assert caught.value.problems[-1] == "... and 1900 more"
+
+
+def test_a_number_that_python_does_not_write_out_can_be_refused() -> None:
+    class Small(StrictModel):
+        number: int = Field(lt=10)
+
+    with pytest.raises(InvalidConfigError, match="got a very large int"):
+        parse(Small, {"number": 1 << 100_000})

@@ -5,19 +5,20 @@ written, what is allowed, and the name that was probably meant.
 """
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from lclstream.core.documents import read_document as read_document
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.logging import names_a_secret
 
 SHOWN_VALUE_LENGTH = 60
+# Nobody reads more, and each costs a search for the name that was meant.
+SHOWN_PROBLEMS = 100
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -54,27 +55,12 @@ def load_file(model: type[Model], path: Path) -> Model:
     return parse(model, read_document(path), str(path))
 
 
-def read_document(path: Path) -> Any:
-    """Return the content of a YAML or JSON file.
-
-    Raises:
-        InvalidConfigError: the file is missing, unreadable or not YAML or JSON.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InvalidConfigError(f"cannot read {path}: {reason}") from None
-    try:
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InvalidConfigError(f"{path} is not valid YAML or JSON: {reason}") from None
-
-
 def describe(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
-    """Return one line for each fault that validation found."""
-    return [line(detail, model) for detail in error.errors(include_url=False)]
+    """Return one line for each fault that validation found, for many only the first ones."""
+    details = error.errors(include_url=False)
+    lines = [line(detail, model) for detail in details[:SHOWN_PROBLEMS]]
+    more = len(details) - len(lines)
+    return [*lines, f"... and {more} more"] if more else lines
 
 
 def line(detail: ErrorDetails, model: type[BaseModel] | None = None) -> str:
@@ -95,7 +81,11 @@ def line(detail: ErrorDetails, model: type[BaseModel] | None = None) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as a message shows it: short, on one line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python writes out no numbers of thousands of digits.
+        text = f"a very large {type(value).__name__}"
     return text if len(text) <= SHOWN_VALUE_LENGTH else text[: SHOWN_VALUE_LENGTH - 3] + "..."
 
 
