@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.helpers.xtc2_runs import START, field, same
 
 from lclstream.core.errors import DecodeError
-from lclstream.streamer.sources.xtc2_dgram import Dgram, ShapesData, walk
+from lclstream.streamer.sources.xtc2_dgram import Dgram, ShapesData, Window, walk
 from lclstream.streamer.sources.xtc2_format import (
     XTC_HEADER,
     Damage,
@@ -61,7 +61,7 @@ def contributions(draw: st.DrawFn) -> tuple[Names, dict[str, Any]]:
 
 
 def decoded(parts: list[bytes | memoryview], names: dict[int, Names]) -> Dgram:
-    return Dgram(b"".join(parts), 0, names, "memory")
+    return Dgram(Window(b"".join(parts), "memory"), 0, names)
 
 
 @given(contributions(), st.integers(0, 2**64 - 1), st.booleans(), st.integers(0, 65535))
@@ -177,13 +177,13 @@ def _pair_values() -> dict[str, Any]:
 def test_an_extent_is_not_believed(extent: int) -> None:
     raw = XTC_HEADER.pack(0, 0, XtcType.SHAPES_DATA, extent) + bytes(20)
     with pytest.raises(DecodeError, match=f"^x: byte 0: an xtc of {extent} bytes in 32 bytes$"):
-        list(walk(raw, 0, len(raw), "x"))
+        list(walk(Window(raw, "x"), 0, len(raw)))
 
 
 def test_deep_nesting_is_no_recursion() -> None:
     depth = 50_000
     raw = b"".join(XTC_HEADER.pack(0, 0, 0, 12 * each) for each in range(depth, 0, -1))
-    assert list(walk(raw, 0, len(raw), "x")) == []
+    assert list(walk(Window(raw, "x"), 0, len(raw))) == []
 
 
 @pytest.mark.parametrize(("at", "value"), [(516, 13), (520, 6)])
@@ -192,7 +192,7 @@ def test_a_field_of_unknown_type_or_rank(at: int, value: int) -> None:
     start = 24 + 12 + 1036 + at
     raw[start : start + 4] = value.to_bytes(4, "little")
     with pytest.raises(DecodeError, match="field 'frame' of type"):
-        Dgram(bytes(raw), 0, {}, "x").described()
+        Dgram(Window(bytes(raw), "x"), 0, {}).described()
 
 
 def test_damage_has_names() -> None:

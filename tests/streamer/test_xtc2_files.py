@@ -30,7 +30,9 @@ def test_a_run_is_found_by_experiment_and_number(folder: Path) -> None:
         (folder / "tst1-r0007-s000-c000.xtc2", folder / "tst1-r0007-s000-c001.xtc2"),
         (folder / "tst1-r0007-s001-c000.xtc2.inprogress",),
     )
-    assert selection.recordings == (Recording(streams=streams, experiment="tst1", run=7),)
+    assert selection.recordings == (
+        Recording(streams=streams, experiment="tst1", run=7, is_whole=True),
+    )
     assert selection.max_events == 3
 
 
@@ -65,12 +67,15 @@ def test_files_are_joined_by_their_names(folder: Path) -> None:
         ("gone.xtc2,files=away.xtc2", "no such file: gone.xtc2, away.xtc2"),
         ("exp=tst1", "run must be given"),
         ("run=7", "exp must be given"),
-        ("exp=tst1,run=seven", "run must be a whole number, got 'seven'"),
+        ("exp=tst1,run=seven", "run must be a whole number or a range, got 'seven'"),
         ("exp=tst1,run=9,dir=/nowhere", "no tst1-r0009-s*-c*.xtc2 in /nowhere"),
         ("exp=../etc,run=9", "'../etc' is no name of an experiment"),
         ("exp=tst1,run=7,a.xtc2", "give either files or exp and run, not both"),
         ("expt=tst1,run=7", "'expt=tst1' is not understood (did you mean 'exp'?)"),
-        ("shmem=x", "'shmem=x' is not understood; allowed: files, exp, run, dir, max_events"),
+        (
+            "shmem=x",
+            "'shmem=x' is not understood; allowed: files, exp, run, dir, max_events, live, ffb",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(identifier: str, message: str) -> None:

@@ -85,11 +85,34 @@ class Hdf5EventSourceConfig(PacedSource):
 class Xtc2EventSourceConfig(PacedSource):
     """XTC2 files as the LCLS-II data acquisition writes them, read without psana.
 
-    `source_identifier` names the files: plain paths or `files=PATH`, separated by commas.
+    `source_identifier` names the files: paths, folders or patterns, separated by commas; or
+    `exp=NAME,run=NUMBER`, with `dir=FOLDER` where they are not in the usual place.
     """
 
     implementation: ClassVar = "lclstream.streamer.sources.xtc2:Xtc2EventSource"
     type: Literal["Xtc2EventSource"] = "Xtc2EventSource"
+    live: bool = False
+    """Whether to follow files that are still being written, to the end of their run; `live` in
+    `source_identifier` does the same."""
+    live_timeout_s: float = Field(default=60.0, ge=0)
+    """Seconds without anything new after which a stream that is followed counts as ended, and
+    for which a run may take to begin; 0 = as long as it takes."""
+    live_streams: int = Field(default=0, ge=0, le=1000)
+    """How many streams a run that is followed will have; 0 = those that appear within a second.
+    Say it when there are several ranks: all must follow the same streams."""
+    first_event: int = Field(default=0, ge=0)
+    """Index of the first event that is read, such as where an earlier run of ours ended."""
+    damaged: Literal["missing", "keep"] = "missing"
+    """What becomes of values that the data acquisition marked as truncated, corrupted, dropped or
+    missing; they are counted either way."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What happens where a file cannot be decoded: the run of ours fails; or the reading is
+    missing, or the stream ends there, which is logged and counted."""
+    use_index: bool = True
+    """Whether several ranks find their events by the small-data files, where there are some."""
+    access: Literal["map", "read"] = "map"
+    """Whether files are mapped, so that only what is asked for is read; or each event is read into
+    memory, which survives files that fail or shrink meanwhile."""
     calibration: CalibrationConfig | None = None
     """Constants for `raw.calib` and `raw.image` of Jungfrau and epix10ka detectors."""
 

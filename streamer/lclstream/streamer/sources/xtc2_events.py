@@ -9,173 +9,139 @@ Where a detector consists of several segments, its reading is there only when ev
 the run announced is there, and none was damaged in a way that loses data.
 """
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 
 from lclstream.core.errors import DecodeError
-from lclstream.streamer.events import unknown_reading
-from lclstream.streamer.sources.xtc2_dgram import Dgram, ShapesData
-from lclstream.streamer.sources.xtc2_file import Xtc2File
+from lclstream.streamer.sources.xtc2_dgram import ShapesData
 from lclstream.streamer.sources.xtc2_files import Recording
-from lclstream.streamer.sources.xtc2_format import Damage, Names, NamesTable, Service, Value
-
-logger = logging.getLogger(__name__)
-
-LOST = Damage.TRUNCATED | Damage.CORRUPTED | Damage.DROPPED_CONTRIBUTION | Damage.MISSING_DATA
-"""Damage that means that the values are not what the detector measured."""
-IMAGE_RANK = 3
+from lclstream.streamer.sources.xtc2_format import Service
+from lclstream.streamer.sources.xtc2_live import LiveStream
+from lclstream.streamer.sources.xtc2_readings import Layout, Situation
+from lclstream.streamer.sources.xtc2_stream import END, Reading, Stream
 
 _RUN_FIELDS = {"expt", "runnum"}
-# Only the acquisition's own bookkeeping has these names.
-_NO_DETECTORS = frozenset({"runinfo", "epics", "epicsinfo", "scan", "chunkinfo", "smdinfo"})
-
-
-class Stream:
-    """One stream's dgrams across its chunks, and the last values from outside of events.
-
-    `head` is the next dgram, None at the end.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.names: NamesTable = {}
-        self.slow: dict[int, ShapesData] = {}
-        """Last contribution of each Names from a transition, the newest at the end."""
-        self._dgrams = self._read(paths)
-        self.head = next(self._dgrams, None)
-
-    def advance(self) -> None:
-        """Go on to the next dgram."""
-        self.head = next(self._dgrams, None)
-
-    def apply(self, transition: Dgram) -> None:
-        """Remember what a transition says about the events that follow it."""
-        if transition.service is Service.CONFIGURE:
-            self.names, self.slow = transition.names, {}
-        slow = dict(self.slow)
-        for contribution in transition.contributions():
-            # Taken out first, so that the newest is the last.
-            slow.pop(contribution.names.names_id, None)
-            slow[contribution.names.names_id] = contribution
-        # Events that were made before keep the values of their time.
-        self.slow = slow
-
-    def _read(self, paths: Sequence[Path]) -> Iterator[Dgram]:
-        names: NamesTable = {}
-        for path in paths:
-            file = Xtc2File(path, names)
-            yield from file
-            names = file.names
-            if file.truncated_at is not None:
-                left = file.size_bytes - file.truncated_at
-                extra = {"path": str(path), "offset": file.truncated_at, "bytes_left": left}
-                logger.warning("xtc2_truncated", extra=extra)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What a run announced: which segments have which field of which detector."""
-
-    segments: Mapping[tuple[str, str], frozenset[int]]
-    """(detector, `algorithm.field`) -> segments."""
-    variables: Mapping[str, str]
-    """Process variable or its key -> key in the `epics` contributions."""
-
-    def require(self, name: str, field: str) -> None:
-        """Refuse what the run does not have.
-
-        Raises:
-            InvalidConfigError: says what is there instead.
-        """
-        is_known = (name, field) in self.segments if field else name in self.variables
-        if not is_known:
-            raise unknown_reading(name, field, self._known())
-
-    def _known(self) -> dict[str, list[str]]:
-        """Return the fields of every detector, and every process variable."""
-        found: dict[str, list[str]] = {name: [""] for name in sorted(self.variables)}
-        for detector, field in sorted(self.segments):
-            if detector not in _NO_DETECTORS:
-                found.setdefault(detector, []).append(field)
-        return found
-
-
-def layout_of(streams: Iterable[Stream]) -> Layout:
-    """Return what the streams' Configure dgrams announce together."""
-    segments: dict[tuple[str, str], set[int]] = {}
-    variables: dict[str, str] = {}
-    for stream in streams:
-        for names in stream.names.values():
-            for field in names.index:
-                key = names.detector, f"{names.algorithm}.{field}"
-                segments.setdefault(key, set()).add(names.segment)
-                if names.detector == "epics":
-                    variables[field] = field
-        variables |= _variable_names(stream)
-    frozen = {key: frozenset(found) for key, found in segments.items()}
-    return Layout(frozen, variables)
-
-
-def _variable_names(stream: Stream) -> dict[str, str]:
-    """Return process variable -> key from the `epicsinfo` of a Configure."""
-    found: dict[str, str] = {}
-    for contribution in stream.slow.values():
-        if contribution.names.detector == "epicsinfo":
-            values = contribution.values()
-            texts = {key: name for key, name in values.items() if isinstance(name, str)}
-            found |= {name: key for key, name in texts.items() if key != "keys"}
-    return found
+_L1ACCEPT = int(Service.L1ACCEPT)
 
 
 class EventBuilder:
     """Merges the streams of a recording in the order of time.
 
-    Iterating yields, for each event, the streams that take part in it: their `head` is their
-    part until the next event is asked for. Payloads are not touched.
+    Iterating yields, for each event, the streams that take part in it: what comes next in them is
+    their part, until the next event is asked for. Payloads are not touched. `situation` is what
+    holds for the event.
+
+    Resource handling: `close` releases the files.
+
+    Args:
+        recording: whose streams.
+        reading: how they are read.
     """
 
-    def __init__(self, recording: Recording) -> None:
-        self.streams = [Stream(paths) for paths in recording.streams]
-        self.experiment, self.run = recording.experiment, recording.run
-        self.run_timestamp = 0
-        self.layout = Layout({}, {})
+    def __init__(self, recording: Recording, reading: Reading) -> None:
+        kind = Stream if reading.watch is None else LiveStream
+        self.streams = [
+            kind(paths, number, reading, is_whole=recording.is_whole)
+            for number, paths in enumerate(recording.streams)
+        ]
+        self._experiment, self._run = recording.experiment, recording.run
+        self._run_timestamp = 0
+        self._layout, self._reading = Layout(), reading
+        self._step = _StepCount()
+        self._transitions = self._events = 0
+        self.situation = self._current()
 
     def __iter__(self) -> Iterator[list[Stream]]:
-        while due := self._due():
-            transitions = [each for each in due if _head(each).service is not Service.L1ACCEPT]
+        """Yield the parts of each event.
+
+        Raises:
+            DecodeError: a file is damaged.
+            NotFoundError: a chunk is missing.
+            StoppedError: the end was asked for while we waited for more.
+        """
+        streams = self.streams
+        for stream in streams:
+            stream.advance()
+        while True:
+            stamps = [stream.timestamp for stream in streams]
+            earliest = min(stamps)
+            if earliest == END:
+                return
+            due = [stream for stream in streams if stream.timestamp == earliest]
+            transitions = [stream for stream in due if stream.service != _L1ACCEPT]
             if transitions:
                 self._apply(transitions)
                 due = transitions
             else:
+                self._events += 1
                 yield due
             for stream in due:
                 stream.advance()
 
-    def _due(self) -> list[Stream]:
-        """Return the streams whose next dgram is the earliest of all."""
-        heads = [(each.head.timestamp, each) for each in self.streams if each.head is not None]
-        earliest = min((timestamp for timestamp, _ in heads), default=0)
-        return [each for timestamp, each in heads if timestamp == earliest]
+    def close(self) -> None:
+        """Release the files; what was taken from them stays valid."""
+        for stream in self.streams:
+            stream.close()
 
     def _apply(self, streams: list[Stream]) -> None:
+        self._transitions += 1
         for stream in streams:
-            stream.apply(_head(stream))
-        services = {_head(stream).service for stream in streams}
-        if Service.CONFIGURE in services:
-            self.layout = layout_of(self.streams)
-        if Service.BEGIN_RUN in services:
-            self._begin_run(streams)
+            try:
+                stream.apply(self._transitions)
+            except DecodeError as error:
+                if not self._reading.skip_errors:
+                    raise
+                self._reading.passed_over("undecodable_transitions", error)
+        for service in {stream.service for stream in streams}:
+            if service == Service.CONFIGURE:
+                self._layout = Layout(self.streams)
+            elif service == Service.BEGIN_RUN:
+                self._begin_run(streams)
+            self._step.after(service, self._events)
+        self.situation = self._current()
+
+    def _current(self) -> Situation:
+        return Situation(
+            self._layout,
+            [stream.slow for stream in self.streams],
+            experiment=self._experiment,
+            run=self._run,
+            run_timestamp=self._run_timestamp,
+            step=max(0, self._step.number),
+        )
 
     def _begin_run(self, streams: list[Stream]) -> None:
         """Take over what BeginRun says; a file without it keeps what its name says."""
-        self.run_timestamp = _head(streams[0]).timestamp
+        self._run_timestamp = streams[0].timestamp
         for stream in streams:
-            for each in stream.slow.values():
+            for _, each in stream.slow.values():
                 if each.names.detector == "runinfo":
-                    self.experiment, self.run = _run_info(each) or (self.experiment, self.run)
+                    found = _run_info(each)
+                    self._experiment, self._run = found or (self._experiment, self._run)
+
+
+class _StepCount:
+    """Numbers the steps of a run from 0.
+
+    Some runs announce a step twice before it begins, which makes one step.
+    """
+
+    def __init__(self) -> None:
+        self.number = -1
+        self._is_open = False
+        self._events = 0
+
+    def after(self, service: int, events: int) -> None:
+        """Take note of a transition, and of how many events there were before it."""
+        if service == Service.BEGIN_RUN:
+            self.number, self._is_open = -1, False
+        elif service == Service.BEGIN_STEP:
+            if not self._is_open or events != self._events:
+                self.number += 1
+            self._is_open, self._events = True, events
+        elif service in (Service.ENABLE, Service.END_STEP):
+            self._is_open = False
 
 
 def _run_info(contribution: ShapesData) -> tuple[str, int] | None:
@@ -185,87 +151,3 @@ def _run_info(contribution: ShapesData) -> tuple[str, int] | None:
     experiment, run = contribution.value("expt"), contribution.value("runnum")
     is_sound = isinstance(experiment, str) and isinstance(run, np.integer)
     return (experiment, int(run)) if is_sound else None
-
-
-def _head(stream: Stream) -> Dgram:
-    if stream.head is None:
-        raise ValueError("the stream has ended")
-    return stream.head
-
-
-class Xtc2Readings:
-    """The readings of one event, decoded when they are asked for.
-
-    Arrays are views of the mapped files where a detector has one segment; they stay valid.
-    """
-
-    __slots__ = ("_dgrams", "_found", "_layout", "_slow")
-
-    def __init__(
-        self,
-        layout: Layout,
-        dgrams: Sequence[Dgram],
-        slow: Sequence[Mapping[int, ShapesData]],
-    ) -> None:
-        self._layout, self._dgrams, self._slow = layout, dgrams, slow
-        self._found: list[ShapesData] | None = None
-
-    def read(self, name: str, field: str) -> Value | None:
-        """Return one reading, None when it is missing from this event.
-
-        Args:
-            name: a detector, or a process variable or its key.
-            field: `algorithm.field`, such as `raw.raw`; empty for a process variable.
-
-        Raises:
-            InvalidConfigError: the run has no such detector or field at all.
-            DecodeError: the event is damaged.
-        """
-        self._layout.require(name, field)
-        if not field:
-            key = self._layout.variables[name]
-            values = self._outside("epics", None, key).values()
-            return next((each.value(key) for each in values), None)
-        segments = self._layout.segments[name, field]
-        algorithm, _, path = field.partition(".")
-        # A detector's configuration is said once, outside of events.
-        found = self._inside(name, algorithm, path) or self._outside(name, algorithm, path)
-        if found.keys() != segments or any(each.damage & LOST for each in found.values()):
-            return None
-        return _stacked([found[segment].value(path) for segment in sorted(found)], name, field)
-
-    def _inside(self, detector: str, algorithm: str, path: str) -> dict[int, ShapesData]:
-        """Return the event's contributions with a field, by segment."""
-        if self._found is None:
-            self._found = [each for dgram in self._dgrams for each in dgram.contributions()]
-        return {
-            each.names.segment: each
-            for each in self._found
-            if _has(each.names, detector, algorithm, path)
-        }
-
-    def _outside(self, detector: str, algorithm: str | None, path: str) -> dict[int, ShapesData]:
-        """Return the newest contributions from before the event with a field, by segment."""
-        return {
-            each.names.segment: each
-            for slow in self._slow
-            for each in slow.values()
-            if _has(each.names, detector, algorithm, path)
-        }
-
-
-def _has(names: Names, detector: str, algorithm: str | None, path: str) -> bool:
-    return (
-        names.detector == detector and algorithm in (None, names.algorithm) and path in names.index
-    )
-
-
-def _stacked(values: list[Value], name: str, field: str) -> Value:
-    """Join segments along a new first axis, or along that of panels where they have one."""
-    if len(values) == 1:
-        return values[0]
-    shapes = {np.shape(value) for value in values}
-    if len(shapes) > 1:
-        raise DecodeError(f"segments of {name!r} differ in the shape of {field!r}: {shapes}")
-    has_panels = np.ndim(values[0]) >= IMAGE_RANK
-    return np.concatenate(values) if has_panels else np.stack(values)

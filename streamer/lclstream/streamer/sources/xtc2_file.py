@@ -1,12 +1,40 @@
-"""One XTC2 file, memory-mapped and read dgram by dgram."""
+"""One XTC2 file: where its dgrams begin, and what is in them."""
 
+import errno
 import mmap
+import os
+import stat
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from lclstream.core.errors import NotFoundError
-from lclstream.streamer.sources.xtc2_dgram import Dgram
-from lclstream.streamer.sources.xtc2_format import DGRAM_HEADER, Bytes, NamesTable, Service
+from lclstream.core.errors import DecodeError, NotFoundError
+from lclstream.streamer.sources.xtc2_dgram import Dgram, Window, dgram_problem
+from lclstream.streamer.sources.xtc2_format import (
+    DGRAM_HEADER,
+    STAMP_BYTES,
+    XTC_HEADER,
+    NamesTable,
+    Service,
+)
+
+Access = Literal["map", "read"]
+"""`map`: arrays are views of the mapped file. `read`: each dgram is read into memory of its own,
+so that a file that fails or shrinks meanwhile is an error and not the end of the process."""
+
+KEPT_BYTES = 64 << 20
+"""How much of a mapped file stays in the process behind the place that is read."""
+PREFETCH_BYTES = 256 << 10
+"""From which size on it is worth asking the system to read a dgram ahead."""
+
+_HEADER_BYTES = DGRAM_HEADER.size
+_NOT_WRITTEN = bytes(_HEADER_BYTES)
+_unpack_dgram = DGRAM_HEADER.unpack_from
+
+
+Head: TypeAlias = tuple[int, int, int]
+"""Of a dgram: its timestamp, its service, and the byte of the file at which it ends."""
 
 
 class Xtc2File:
@@ -16,8 +44,8 @@ class Xtc2File:
     one behind it: `truncated_at` then says where. A Configure dgram replaces the Names for what
     follows it, so a file may hold several.
 
-    Resource handling: the map lives as long as a dgram or an array taken from it; there is
-    nothing to close.
+    Resource handling: a map lives as long as a dgram or an array taken from it. The file itself
+    stays open only with `access="read"` or `grows`, until `close` or the end of the object.
 
     Error handling: `NotFoundError` when the file cannot be read, `DecodeError` when what is in
     it is not XTC2.
@@ -26,33 +54,158 @@ class Xtc2File:
         path: the file.
         names: what the previous file of the same stream ended with; a continuation file has no
             Configure of its own.
+        access: how bytes are got at.
+        grows: whether somebody may still be writing it; `grow` then looks for more.
+        hint: `SEQUENTIAL` when all of it will be read, `NORMAL` when only a share.
     """
 
-    def __init__(self, path: Path, names: NamesTable | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        names: NamesTable | None = None,
+        *,
+        access: Access = "map",
+        grows: bool = False,
+        hint: int = mmap.MADV_NORMAL,
+    ) -> None:
         self.path = path
         self.names: NamesTable = names or {}
         self.truncated_at: int | None = None
-        self._names_before = self.names
+        self.size_bytes = 0
+        self._names_before, self._access, self._hint = self.names, access, hint
+        self._kept = 0
+        self._map: mmap.mmap | None = None
+        self._window = Window(b"", str(path))
+        self._grows = grows
         try:
-            with path.open("rb") as file:
-                self.size_bytes = file.seek(0, 2)
-                self._bytes: Bytes = b""
-                # An empty file cannot be mapped.
-                if self.size_bytes:
-                    self._bytes = mmap.mmap(file.fileno(), self.size_bytes, prot=mmap.PROT_READ)
+            # What is no file must not make us wait.
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._closer = weakref.finalize(self, os.close, self._file)
+            _require_file(self._file)
+            self._look()
         except OSError as error:
+            self.close()
             raise NotFoundError(f"cannot read {path}: {error.strerror}") from error
+        if access == "map" and not grows:
+            self._closer()
+
+    def close(self) -> None:
+        """Close the file; what was taken from it stays valid."""
+        if "_closer" in self.__dict__:
+            self._closer()
+
+    def grow(self) -> bool:
+        """Return whether there is more in the file than before; it can be read then.
+
+        Raises:
+            DecodeError: there is less.
+        """
+        return self._closer.alive and self._look()
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and number of the file, which a change of its name leaves alone."""
+        found = os.fstat(self._file)
+        return found.st_dev, found.st_ino
+
+    def head(self, at: int) -> Head | None:
+        """Return the header of the dgram at a byte, None when the file has no whole one there.
+
+        Raises:
+            DecodeError: none begins there.
+        """
+        if at + _HEADER_BYTES > self.size_bytes:
+            return None
+        if self._map is not None:
+            timestamp, env, _, _, contains, extent = _unpack_dgram(self._map, at)
+        else:
+            header = self._bytes(at, _HEADER_BYTES)
+            timestamp, env, _, _, contains, extent = _unpack_dgram(header)
+        service, end = env >> 24 & 0xF, at + STAMP_BYTES + extent
+        if extent < XTC_HEADER.size or contains & 0xFFF or service > Service.L1ACCEPT:
+            if self._grows and self._is_not_written(at):
+                return None
+            raise self._bad(at, dgram_problem(service, contains, extent))
+        if end > self.size_bytes:
+            return None
+        if at - self._kept > 2 * KEPT_BYTES:
+            self._release(at - KEPT_BYTES)
+        return timestamp, service, end
+
+    def dgram(self, at: int, end: int, names: NamesTable) -> Dgram:
+        """Return the dgram between two bytes, as `head` found them.
+
+        Raises:
+            DecodeError: the file has become shorter.
+        """
+        if self._map is not None:
+            return Dgram(self._window, at, names)
+        return Dgram(Window(self._bytes(at, end - at), str(self.path), at), 0, names)
+
+    def prefetch(self, at: int, end: int) -> None:
+        """Let the system read some bytes, which will be needed, while we do other things."""
+        if self._map is not None and end - at >= PREFETCH_BYTES:
+            start = at & -mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, end - start)
 
     def __iter__(self) -> Iterator[Dgram]:
         self.names, self.truncated_at = self._names_before, None
-        at, where = 0, str(self.path)
-        while at + DGRAM_HEADER.size <= self.size_bytes:
-            dgram = Dgram(self._bytes, at, self.names, where)
-            if dgram.end > self.size_bytes:
-                break
+        at = 0
+        while (head := self.head(at)) is not None:
+            dgram = self.dgram(at, head[2], self.names)
             if dgram.service is Service.CONFIGURE:
                 self.names = dgram.names = dgram.described()
-            at = dgram.end
+            at = head[2]
             yield dgram
         if at < self.size_bytes:
             self.truncated_at = at
+
+    def _look(self) -> bool:
+        """Take in what the file has now; return whether that is more than before."""
+        size_bytes = os.fstat(self._file).st_size
+        if size_bytes < self.size_bytes:
+            raise self._bad(
+                size_bytes, f"the file had {self.size_bytes} bytes and was cut off here"
+            )
+        if size_bytes == self.size_bytes:
+            return False
+        if self._access == "map":
+            # A new map each time: of the old one arrays may be views.
+            self._map = mmap.mmap(self._file, size_bytes, prot=mmap.PROT_READ)
+            self._map.madvise(self._hint)
+            self._window = Window(self._map, str(self.path))
+            self._kept = 0
+        self.size_bytes = size_bytes
+        return True
+
+    def _bytes(self, at: int, size: int) -> bytes:
+        try:
+            found = os.pread(self._file, size, at)
+            # One call reads at most 2 GiB, and may be interrupted.
+            while len(found) < size:
+                more = os.pread(self._file, size - len(found), at + len(found))
+                if not more:
+                    raise self._bad(at + len(found), "the file has become shorter")
+                found += more
+        except OSError as error:
+            raise self._bad(at, f"cannot be read: {error.strerror}") from error
+        return found
+
+    def _bad(self, at: int, what: str) -> DecodeError:
+        return Window(b"", str(self.path)).bad(at, what)
+
+    def _is_not_written(self, at: int) -> bool:
+        """Return whether the room was made, but nothing is there yet."""
+        return self._bytes(at, _HEADER_BYTES) == _NOT_WRITTEN
+
+    def _release(self, until: int) -> None:
+        """Let go of pages that were read; whoever still looks at them gets them again."""
+        if self._map is not None:
+            until &= -mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, self._kept, until - self._kept)
+            self._kept = until
+
+
+def _require_file(file: int) -> None:
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        raise OSError(errno.EINVAL, "not a file")

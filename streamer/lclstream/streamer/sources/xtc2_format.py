@@ -14,13 +14,12 @@ Here are the vocabulary and the layout; `xtc2_dgram` reads, `xtc2_writer` writes
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, IntFlag
 from mmap import mmap
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -31,8 +30,8 @@ Key: TypeAlias = tuple[str, int, str]
 Value: TypeAlias = Any
 """A field's value: `str`, numpy scalar or read-only numpy array."""
 
-DGRAM_HEADER = struct.Struct("<IIIIHHI")
-"""time_low, time_high, env, then the root xtc's src, damage, contains, extent."""
+DGRAM_HEADER = struct.Struct("<QIIHHI")
+"""timestamp, env, then the root xtc's src, damage, contains, extent."""
 STAMP_BYTES = 12
 XTC_HEADER = struct.Struct("<IHHI")
 """src, damage, contains, extent."""
@@ -48,6 +47,10 @@ MAX_RANK = 5
 EPOCH = datetime(1990, 1, 1, tzinfo=UTC)
 EPOCH_UNIX_S = 631_152_000
 NS_PER_S = 1_000_000_000
+
+
+VARIABLES = ("scan", "epics")
+"""Detectors whose fields are variables with names of their own, in which `:` means nothing."""
 
 
 class Service(IntEnum):
@@ -101,24 +104,10 @@ class FieldType(IntEnum):
         return _DTYPES[self]
 
 
-_DTYPES = tuple(
-    np.dtype(code)
-    for code in (
-        "u1",
-        "<u2",
-        "<u4",
-        "<u8",
-        "i1",
-        "<i2",
-        "<i4",
-        "<i8",
-        "<f4",
-        "<f8",
-        "u1",
-        "<i4",
-        "<i4",
-    )
-)
+_CODES = ("u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8", "<f4", "<f8", "u1", "<i4", "<i4")
+_DTYPES = tuple(np.dtype(code) for code in _CODES)
+# For the module struct. A float32 through Python's float would not keep every bit of a NaN.
+_STRUCT_CODES = ("B", "H", "I", "Q", "b", "h", "i", "q", "", "d", "B", "i", "i")
 
 
 class Damage(IntFlag):
@@ -134,6 +123,10 @@ class Damage(IntFlag):
     USER_DEFINED = 1 << 12
 
 
+LOST = int(Damage.TRUNCATED | Damage.CORRUPTED | Damage.DROPPED_CONTRIBUTION | Damage.MISSING_DATA)
+"""Damage that means that the values are not what the detector measured."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
     """One field of a contribution. Text is `CHARSTR` of rank 1, a scalar has rank 0."""
@@ -143,6 +136,11 @@ class Field:
     rank: int = 0
     algorithm: str = ""
     version: Version = (0, 0, 0)
+    dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)
+    """Of one element."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", self.type.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,25 +167,49 @@ class Names:
     """Place of each field; an enumeration `mode:Mode` is also found as `mode`."""
     offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """Where the values up to and including the first array start, which no shape can move."""
+    scalars: tuple["Scalar | None", ...] = field(init=False, repr=False, compare=False)
+    """How to decode the scalars among those quickly."""
 
     def __post_init__(self) -> None:
         index: dict[str, int] = {}
         offsets, offset, fixed = [], 0, True
         for place, each in enumerate(self.fields):
-            if each.type is FieldType.ENUMVAL:
+            if each.type is FieldType.ENUMVAL and self.detector not in VARIABLES:
                 index.setdefault(each.name.partition(":")[0], place)
             index[each.name] = place
             if fixed:
                 offsets.append(offset)
-                offset += each.type.dtype.itemsize
+                offset += each.dtype.itemsize
                 fixed = each.rank == 0
-        object.__setattr__(self, "index", MappingProxyType(index))
+        object.__setattr__(self, "index", index)
         object.__setattr__(self, "offsets", tuple(offsets))
+        scalars = tuple(map(_scalar, self.fields, offsets))
+        object.__setattr__(self, "scalars", scalars)
 
     @property
     def key(self) -> Key:
         """What identifies the contributions for a person."""
         return self.detector, self.segment, self.algorithm
+
+
+class Scalar(NamedTuple):
+    """How to decode a scalar: `type(unpack(buffer, data + offset)[0])`, if it `ends` in the data.
+
+    Several times as fast as an array of no dimensions.
+    """
+
+    offset: int
+    ends: int
+    unpack: Callable[[Bytes, int], tuple[Any, ...]]
+    type: Callable[[Any], Any]
+
+
+def _scalar(each: Field, offset: int) -> Scalar | None:
+    dtype, code = each.dtype, _STRUCT_CODES[each.type]
+    if each.rank > 0 or not code:
+        return None
+    unpack = struct.Struct("<" + code).unpack_from
+    return Scalar(offset, offset + dtype.itemsize, unpack, dtype.type)
 
 
 NamesTable: TypeAlias = Mapping[int, Names]

@@ -60,6 +60,7 @@ class Xtc2Writer:
         start: timestamp of the Configure dgram.
         detectors: what events will contain; the writer chooses their `names_id`.
         epics: key -> (name of the process variable, its type).
+        scan: variable of the scan -> its type.
         continues: whether this is a later chunk of a stream, which has no Configure.
     """
 
@@ -72,10 +73,11 @@ class Xtc2Writer:
         start: int,
         detectors: Sequence[Names],
         epics: Mapping[str, tuple[str, FieldType]] = NOTHING,
+        scan: Mapping[str, FieldType] = NOTHING,
         continues: bool = False,
     ) -> None:
         self.path, self.experiment, self.run = path, experiment, run
-        special = [_RUNINFO, *_epics_names(epics)]
+        special = [_RUNINFO, *_epics_names(epics), *_scan_names(scan), _CHUNKINFO]
         described = [
             dataclasses.replace(names, names_id=FIRST_NAMES_ID + place)
             for place, names in enumerate([*special, *detectors])
@@ -103,13 +105,30 @@ class Xtc2Writer:
         if kind is None:
             self._unfinished.rename(self.path)
 
-    def begin_run(self, timestamp: int, *, run: int | None = None) -> None:
-        """Write BeginRun, BeginStep and Enable, one nanosecond apart."""
+    def begin_run(self, timestamp: int, *, run: int | None = None, scan: Values = NOTHING) -> None:
+        """Write BeginRun, BeginStep with the values of the scan, and Enable, one ns apart."""
         self.run = self.run if run is None else run
         info = {"expt": self.experiment, "runnum": self.run}
         self.transition(Service.BEGIN_RUN, timestamp, {_RUNINFO.key: info})
-        self.transition(Service.BEGIN_STEP, later(timestamp, 1))
-        self.transition(Service.ENABLE, later(timestamp, 2))
+        self._begin_step(later(timestamp, 1), scan)
+
+    def next_step(self, timestamp: int, scan: Values = NOTHING) -> None:
+        """Write Disable, EndStep, BeginStep with the values of the scan, and Enable."""
+        self.transition(Service.DISABLE, timestamp)
+        self.transition(Service.END_STEP, later(timestamp, 1))
+        self._begin_step(later(timestamp, 2), scan)
+
+    def announce_chunk(self, timestamp: int, chunk: int, file_name: str) -> None:
+        """Write Disable, and Enable that says in which file the stream goes on: the last of this.
+
+        Args:
+            timestamp: of Disable; Enable is one nanosecond later.
+            chunk: number of the next chunk.
+            file_name: without folder.
+        """
+        info = {"chunkid": chunk, "filename": file_name}
+        self.transition(Service.DISABLE, timestamp)
+        self.transition(Service.ENABLE, later(timestamp, 1), {_CHUNKINFO.key: info})
 
     def end_run(self, timestamp: int) -> None:
         """Write Disable, EndStep and EndRun, one nanosecond apart."""
@@ -156,9 +175,18 @@ class Xtc2Writer:
         self.write(encode_dgram(service, timestamp, parts))
         self._last = timestamp
 
+    def flush(self) -> None:
+        """Let readers see what was written."""
+        self._file.flush()
+
     def write(self, parts: Iterable[bytes | memoryview]) -> None:
         """Write bytes as they are, such as an unusual dgram from `encode_dgram`."""
         self._file.writelines(parts)
+
+    def _begin_step(self, timestamp: int, scan: Values) -> None:
+        values = {SCAN_KEY: scan} if scan else NOTHING
+        self.transition(Service.BEGIN_STEP, timestamp, values)
+        self.transition(Service.ENABLE, later(timestamp, 1))
 
     def _configure(self, timestamp: int) -> Parts:
         self._last = timestamp
@@ -173,9 +201,11 @@ class Xtc2Writer:
 
 def encode_dgram(service: Service, timestamp: int, parts: Parts, env: int = 0) -> Parts:
     """Return a dgram around encoded xtcs; `env` holds further bits, such as readout groups."""
-    low, high, env = timestamp & 0xFFFFFFFF, timestamp >> 32, env | service << 24
     extent = XTC_HEADER.size + sum(len(part) for part in parts)
-    return [DGRAM_HEADER.pack(low, high, env, 0, 0, XtcType.PARENT, extent), *parts]
+    return [
+        DGRAM_HEADER.pack(timestamp, env | service << 24, 0, 0, XtcType.PARENT, extent),
+        *parts,
+    ]
 
 
 def encode_names(names: Names) -> Parts:
@@ -272,17 +302,22 @@ _RUNINFO = Names(
     version=(0, 0, 1),
     fields=(_text("expt"), Field(name="runnum", type=FieldType.U4)),
 )
+_CHUNKINFO = Names(
+    detector="chunkinfo",
+    detector_type="chunkinfo",
+    algorithm="chunkinfo",
+    version=(0, 0, 1),
+    fields=(Field(name="chunkid", type=FieldType.U4), _text("filename")),
+)
 EPICS_KEY: Key = ("epics", 0, "raw")
+SCAN_KEY: Key = ("scan", 0, "raw")
 _EPICSINFO_KEY: Key = ("epicsinfo", 0, "epicsinfo")
 
 
 def _epics_names(epics: Mapping[str, tuple[str, FieldType]]) -> list[Names]:
     if not epics:
         return []
-    values = tuple(
-        Field(name=key, type=kind, rank=int(kind is FieldType.CHARSTR))
-        for key, (_, kind) in epics.items()
-    )
+    values = _variables({key: kind for key, (_, kind) in epics.items()})
     return [
         Names(
             detector="epics",
@@ -299,3 +334,24 @@ def _epics_names(epics: Mapping[str, tuple[str, FieldType]]) -> list[Names]:
             fields=(_text("keys"), *(_text(key) for key in epics)),
         ),
     ]
+
+
+def _scan_names(scan: Mapping[str, FieldType]) -> list[Names]:
+    if not scan:
+        return []
+    return [
+        Names(
+            detector="scan",
+            detector_type="scan",
+            algorithm="raw",
+            version=(2, 0, 0),
+            fields=_variables(scan),
+        )
+    ]
+
+
+def _variables(kinds: Mapping[str, FieldType]) -> tuple[Field, ...]:
+    return tuple(
+        Field(name=key, type=kind, rank=int(kind is FieldType.CHARSTR))
+        for key, kind in kinds.items()
+    )
