@@ -19,6 +19,7 @@ from typing import Any
 
 from lclstream.buffer.addresses import Address
 from lclstream.buffer.channel import Channel
+from lclstream.buffer.child import start_child
 from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.forward_orders import (
     Farewell,
@@ -32,7 +33,6 @@ from lclstream.buffer.forward_orders import (
 )
 from lclstream.buffer.forward_plan import connections_for, warn_if_narrow
 from lclstream.buffer.journal import FOLDER_MODE
-from lclstream.buffer.lane_process import start_child
 from lclstream.buffer.orders import Connection
 from lclstream.buffer.outgoing import CONNECTION_BITS, PRODUCER_BITS
 from lclstream.buffer.pairs import connected_pair

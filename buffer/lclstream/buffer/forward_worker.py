@@ -5,28 +5,22 @@ serving process. It holds no messages, so nothing is lost with it.
 """
 
 import logging
-import os
-import select
-import signal
 import socket
 import sys
 import time
 from contextlib import nullcontext
 from typing import Any, cast
 
-from lclstream.buffer.channel import Channel
+from lclstream.buffer.child import Tether, begin_child
 from lclstream.buffer.forward_link import ForwardLink
 from lclstream.buffer.forward_orders import (
     Farewell,
     ForwardSetup,
-    LinkTold,
     Slot,
     Slots,
     Upstream,
-    Want,
 )
 from lclstream.buffer.forward_plan import send_buffer
-from lclstream.buffer.lane import EXIT_ORPHANED, die_with
 from lclstream.buffer.links import WRITE, Links, SocketOptions, Target
 from lclstream.buffer.loop import READ, Loop
 from lclstream.buffer.sp import Protocol
@@ -40,12 +34,12 @@ class Worker:
     """The links of one process.
 
     Args:
-        channel: to the serving process.
+        parent: the way to the serving process.
         setup: how to work.
     """
 
-    def __init__(self, channel: Channel, setup: ForwardSetup) -> None:
-        self._channel = channel
+    def __init__(self, parent: Tether, setup: ForwardSetup) -> None:
+        self._parent = parent
         self._setup = setup
         self._loop = Loop()
         sndbuf_bytes, self._window_bytes = send_buffer()
@@ -65,10 +59,11 @@ class Worker:
         for slot, target in zip(setup.slots, self._links.targets, strict=True):
             self._begin(slot, target)
         self._farewell: Farewell | None = None
-        self._watched = READ
-        self._loop.watch(channel.sock, READ, self._on_channel)
+        self._loop.watch(parent.sock, READ, self._on_parent)
         # An epoll descriptor can be watched like a socket.
         self._loop.watch(cast("socket.socket", self._links), READ, lambda _: None)
+        for message, socks in parent.watched_by(self._loop.change):
+            self._obey(message, socks)
 
     def run(self) -> None:
         """Work until all buffers downstream know that the stream has ended, or cannot be told."""
@@ -97,7 +92,7 @@ class Worker:
             target,
             self._links,
             self._loop,
-            self._tell,
+            self._parent.send,
             window_bytes=self._window_bytes,
             dead_after_s=self._setup.dead_after_s,
             fail_over_s=self._setup.fail_over_s,
@@ -111,18 +106,13 @@ class Worker:
         times += [forward.deadline() for forward in self._of_slot.values() if not forward.is_over]
         return min((moment for moment in times if moment is not None), default=None)
 
-    def _on_channel(self, events: int) -> None:
+    def _on_parent(self, events: int) -> None:
         if events & WRITE:
-            self._flush()
-        try:
-            messages = self._channel.receive()
-        except EOFError:
-            os._exit(EXIT_ORPHANED)
-        for message, socks in messages:
-            self.obey(message, socks)
+            self._parent.flush()
+        for message, socks in self._parent.receive():
+            self._obey(message, socks)
 
-    def obey(self, message: Any, socks: list[socket.socket]) -> None:
-        """Do what the serving process says."""
+    def _obey(self, message: Any, socks: list[socket.socket]) -> None:
         if isinstance(message, Upstream):
             self._of_slot[message.slot].connect(socks[0])
         elif isinstance(message, Slots):
@@ -134,47 +124,13 @@ class Worker:
             for forward in self._of_slot.values():
                 forward.end(is_complete=message.is_complete)
 
-    def _tell(self, message: Want | LinkTold) -> None:
-        try:
-            self._channel.send(message)
-        except OSError:
-            os._exit(EXIT_ORPHANED)
-        self._flush()
-
-    def _flush(self) -> None:
-        events = READ if self._channel.flush() else READ | WRITE
-        if events != self._watched:
-            self._loop.change(self._channel.sock, events)
-            self._watched = events
-
-
-def receive_first(channel: Channel) -> list[tuple[Any, list[socket.socket]]]:
-    """Wait for the first messages."""
-    poll = select.poll()
-    poll.register(channel.sock, select.POLLIN)
-    while True:
-        poll.poll()
-        if messages := channel.receive():
-            return messages
-
 
 def main() -> int:
     """Work as the whole process."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    try:
-        (setup, _), *others = receive_first(channel)
-    except EOFError:
-        return EXIT_ORPHANED
-    die_with(setup.parent)
+    parent, setup = begin_child(ForwardSetup, lambda setup: setup.parent)
     configure()
     try:
-        worker = Worker(channel, setup)
-        for message, socks in others:
-            worker.obey(message, socks)
-        worker.run()
+        Worker(parent, setup).run()
     except Exception:
         logger.exception("forward_died")
         return 1

@@ -4,11 +4,7 @@
 serving process, whatever that dies of.
 """
 
-import ctypes
 import logging
-import os
-import select
-import signal
 import socket
 import sys
 from collections import deque
@@ -16,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from lclstream.buffer.channel import Channel
+from lclstream.buffer.child import Tether, begin_child
 from lclstream.buffer.config import BufferConfig
 from lclstream.buffer.door import Door
 from lclstream.buffer.ending import Action, Ending, Facts
@@ -49,8 +45,6 @@ from lclstream.core.tls import Credentials
 
 logger = logging.getLogger(__name__)
 
-PR_SET_PDEATHSIG = 1
-EXIT_ORPHANED = 3
 FAREWELL_TIMEOUT_S = 10.0
 
 
@@ -139,11 +133,11 @@ class Lane:
     """Does what the serving process says; tells it what happens.
 
     Args:
-        channel: to the serving process.
+        parent: the way to the serving process.
         setup: how to work.
     """
 
-    def __init__(self, channel: Channel, setup: Setup) -> None:
+    def __init__(self, parent: Tether, setup: Setup) -> None:
         config = replace(setup.config, expect_producers=0, max_idle_s=0.0)
         if setup.identity is not None:
             context = server_context(Credentials.from_folder(setup.identity))
@@ -153,58 +147,46 @@ class Lane:
                 require_tls=setup.require_tls,
                 allowed_names=setup.allowed_names,
             )
-        self._channel = channel
+        self._parent = parent
         self._taken = dict.fromkeys(Side, 0)
         self._ending = LaneEnding(self._tell)
         self._engine = LinkedEngine(config, LaneDoor, self._link_ended)
         self._engine.ending = cast("Ending", self._ending)
         self._door = cast("LaneDoor", self._engine.door)
-        self._engine.watch(channel.sock, READ, self._on_channel)
-        self._watched = READ
-        self._inbox: deque[tuple[Any, list[socket.socket]]] = deque()
+        self._engine.watch(parent.sock, READ, self._on_parent)
+        self._inbox = deque(parent.watched_by(self._engine.change))
         if setup.several:
             self._engine.share_streams(self._claim)
 
     def run(self) -> None:
         """Serve until the whole buffer has ended."""
-        self._send(Ready())
+        self._parent.send(Ready())
+        self._engine.again(self._work_off)
         self._engine.run()
-        self._channel.sock.settimeout(FAREWELL_TIMEOUT_S)
-        self._channel.send(self._figures(None))
+        self._parent.send_last(self._figures(None), FAREWELL_TIMEOUT_S)
         self._engine.close()
 
-    def _on_channel(self, events: int) -> None:
+    def _on_parent(self, events: int) -> None:
         if events & WRITE:
-            self._flush()
-        self._inbox += self._receive()
+            self._parent.flush()
+        self._inbox += self._parent.receive()
         self._work_off()
 
     def _work_off(self) -> None:
         while self._inbox:
             self._obey(*self._inbox.popleft())
 
-    def _receive(self) -> list[tuple[Any, list[socket.socket]]]:
-        try:
-            return self._channel.receive()
-        except EOFError:
-            # Nobody is left who could be told anything.
-            os._exit(EXIT_ORPHANED)
-
     def _claim(self, stream: int) -> int:
         """Ask for a stream, and wait: what follows depends on the answer.
 
         Another lane may be waiting for us meanwhile.
         """
-        self._send(Claim(stream))
-        poll = select.poll()
+        self._parent.send(Claim(stream))
         accepted: int | None = None
         while accepted is None:
-            poll.register(
-                self._channel.sock, select.POLLIN | (select.POLLOUT * bool(self._channel.waiting))
-            )
-            poll.poll()
-            self._flush()
-            for message, socks in self._receive():
+            self._parent.wait()
+            self._parent.flush()
+            for message, socks in self._parent.receive():
                 if isinstance(message, Grant) and message.stream == stream:
                     accepted = message.accepted
                 elif isinstance(message, Release):
@@ -228,15 +210,15 @@ class Lane:
             self._ending.obey(message)
             engine.look_again()
         elif isinstance(message, Release):
-            self._send(Released(message.stream, engine.release(message.stream)))
+            self._parent.send(Released(message.stream, engine.release(message.stream)))
         elif isinstance(message, Ask):
             self._ending.answer(message.token)
             engine.look_again()
         elif isinstance(message, Count):
-            self._send(self._figures(message.token, peers=message.peers))
+            self._parent.send(self._figures(message.token, peers=message.peers))
 
     def _tell(self, facts: Facts, token: int | None) -> None:
-        self._send(
+        self._parent.send(
             Told(
                 facts=facts,
                 ready_consumers=self._engine.ready_consumers,
@@ -255,20 +237,7 @@ class Lane:
         )
 
     def _link_ended(self, name: int) -> None:
-        self._send(LinkEnded(name))
-
-    def _send(self, message: object) -> None:
-        try:
-            self._channel.send(message)
-        except OSError:
-            os._exit(EXIT_ORPHANED)
-        self._flush()
-
-    def _flush(self) -> None:
-        events = READ if self._channel.flush() else READ | WRITE
-        if events != self._watched:
-            self._engine.change(self._channel.sock, events)
-            self._watched = events
+        self._parent.send(LinkEnded(name))
 
 
 class LaneNumber(logging.Filter):
@@ -284,44 +253,16 @@ class LaneNumber(logging.Filter):
         return True
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, and at once if it has."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(EXIT_ORPHANED)
-
-
-def receive_setup(channel: Channel) -> Setup:
-    """Wait for the first message."""
-    poll = select.poll()
-    poll.register(channel.sock, select.POLLIN)
-    while True:
-        poll.poll()
-        for message, _ in channel.receive():
-            if not isinstance(message, Setup):
-                raise TypeError(f"expected the setup first, got {message!r}")
-            return message
-
-
 def main() -> int:
     """Run a lane as the whole process."""
-    # Who started us decides when we end; signals to a whole job mean it.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    try:
-        setup = receive_setup(channel)
-    except EOFError:
-        return EXIT_ORPHANED
-    die_with(setup.parent)
+    parent, setup = begin_child(Setup, lambda setup: setup.parent)
     configure()
     for handler in logging.getLogger().handlers:
         handler.addFilter(LaneNumber(setup.number))
     try:
-        lane = Lane(channel, setup)
+        lane = Lane(parent, setup)
     except LclstreamError as error:
-        channel.send(Failed(error.body()))
+        parent.send(Failed(error.body()))
         return 1
     try:
         lane.run()

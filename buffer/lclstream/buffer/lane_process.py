@@ -1,17 +1,14 @@
 """A lane as the serving process sees it: a child process and the channel to it."""
 
 import logging
-import os
-import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lclstream.buffer.balance import Load
 from lclstream.buffer.channel import Channel
+from lclstream.buffer.child import start_child
 from lclstream.buffer.peers import Side
 
 if TYPE_CHECKING:
@@ -95,37 +92,3 @@ class LaneProcess:
     def kill(self) -> None:
         """End the process at once."""
         self._process.kill()
-
-
-def start_child(module: str, there: socket.socket) -> subprocess.Popen[bytes]:
-    """Run one of our modules as a process that gets a socket, which is closed here."""
-    with there, _signals_held_back():
-        return subprocess.Popen(
-            [sys.executable, "-m", module, str(there.fileno())],
-            stdin=subprocess.DEVNULL,
-            # What it prints by mistake must not get among our reports.
-            stdout=sys.stderr.fileno() if _has_number(sys.stderr) else subprocess.DEVNULL,
-            pass_fds=[there.fileno()],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-
-
-def _has_number(file: object) -> bool:
-    try:
-        file.fileno()  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):
-        return False
-    return True
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Start a process that is not to die of signals before it can ignore them.
-
-    Who ends a job often signals every process in it, and the lanes are needed to drain.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
