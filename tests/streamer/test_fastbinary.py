@@ -26,7 +26,7 @@ TYPE = "FastBinarySerializer"
 OWN = "/lclstream/"
 
 
-def read(message: bytes) -> dict[str, Any]:
+def read(message: bytes) -> dict[Any, Any]:
     """Return the arrays of a message, and of each its compression at the key (name,)."""
     at = 0
 
