@@ -42,7 +42,7 @@ MAX_RANGES_OF_STATUS = 5
 """The last two ranges of an epix10ka are computed from others, as is their status."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Detector:
     """Whose constants are asked for."""
 

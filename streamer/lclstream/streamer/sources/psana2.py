@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lclstream.core.errors import (
     InvalidConfigError,
     LclstreamError,
@@ -110,7 +112,7 @@ class Psana2EventSource:
                     if not self._is_distributed and 0 < self._limit <= index:
                         return
                     yield self._event(run, event, index)
-            self._finished = True
+            self._settle()
         except GeneratorExit:
             raise
         except BaseException:
@@ -125,10 +127,16 @@ class Psana2EventSource:
             # They are about to begin, or have failed like this one.
             self._fail_together()
             return
-        self._finished = True
         self._run.end()
         for run in self._all_runs():
             run.end()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Part from the other ranks."""
+        if self._is_distributed and not self._finished:
+            settle(self._rank)
+        self._finished = True
 
     def _all_runs(self) -> Iterator[Psana2Run]:
         while True:
@@ -216,6 +224,20 @@ def check_ranks(rank: int, size: int) -> None:
             f"the launcher says rank {rank} of {size}, but MPI says rank {seen[0]} of {seen[1]}: "
             "every rank would read all events; is it the launcher of psana's MPI?"
         )
+
+
+def settle(rank: int) -> None:
+    """Wait for all ranks; on rank 0, take what it was sent and did not read.
+
+    Several ranks may have asked it to end a run. MPI does not end while such a message is left.
+    """
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    world.Barrier()
+    status, number = MPI.Status(), np.empty(1, np.intc)
+    while rank == 0 and world.Iprobe(status=status):
+        world.Recv(number, source=status.Get_source(), tag=status.Get_tag())
 
 
 def _check_files(paths: list[str]) -> None:

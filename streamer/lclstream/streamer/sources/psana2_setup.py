@@ -51,19 +51,19 @@ def arguments_of(identifier: str, config: Psana2EventSourceConfig) -> dict[str, 
             f"source_identifier: one of exp, files, shmem and drp must be given, got {found}"
         )
     _check_parts(kinds[0], tokens)
-    found: dict[str, Any] = {}
+    what: dict[str, Any] = {}
     match kinds[0]:
         case "exp":
-            found = {"exp": tokens["exp"][0], **_experiment(tokens)}
+            what = {"exp": tokens["exp"][0], **_experiment(tokens)}
         case "files":
-            found = {"files": tokens["files"]}
+            what = {"files": tokens["files"]}
         case "shmem":
-            found = {"shmem": tokens["shmem"][0]}
+            what = {"shmem": tokens["shmem"][0]}
         case "drp":
-            found = {"drp": drp_object(tokens["drp"][0])}
+            what = {"drp": drp_object(tokens["drp"][0])}
     if max_events := _max_events(tokens):
-        found["max_events"] = max_events
-    return {**found, **config.arguments()}
+        what["max_events"] = max_events
+    return {**what, **config.arguments()}
 
 
 def _check_parts(kind: str, tokens: Mapping[str, list[str]]) -> None:

@@ -8,6 +8,7 @@ from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import Parameters, Xtc2EventSourceConfig
 from lclstream.streamer.config.data_sources import wanted_readings
 from lclstream.streamer.events import Event
+from lclstream.streamer.sources.calibrated import Calibration
 from lclstream.streamer.sources.xtc2_events import EventBuilder
 from lclstream.streamer.sources.xtc2_files import Recording, Search, select
 from lclstream.streamer.sources.xtc2_live import awaited
@@ -38,7 +39,8 @@ class Xtc2EventSource:
         """Look into every file that is there: has it what the data sources ask for?
 
         Raises:
-            InvalidConfigError: a file is not there, or a detector or field is in none.
+            InvalidConfigError: a file is not there, or a detector or field is in none, or its
+                calibration constants are missing.
             DecodeError: the beginning of a file is damaged.
         """
         config = parameters.event_source
@@ -55,6 +57,7 @@ class Xtc2EventSource:
             keep_damaged=config.damaged == "keep",
             skip_errors=config.on_error == "skip",
         )
+        self._calibration = Calibration(config.calibration)
         self._builder: EventBuilder | None = None
         wanted = wanted_readings(parameters.data_sources)
         # Of what is still to come nothing is known; the first event will show.
@@ -89,7 +92,7 @@ class Xtc2EventSource:
                     if index >= end:
                         return
                     if index % size == rank and index >= first:
-                        yield _event(index, builder, streams, reading)
+                        yield self._event(index, builder, streams)
                 builder.close()
         except StoppedError:
             logger.info("xtc2_stopped_while_waiting", extra={"events": index + 1})
@@ -107,8 +110,22 @@ class Xtc2EventSource:
             # What a run has is known when its first event comes.
             if next(iter(builder), None) is not None:
                 for name, field in wanted:
-                    builder.situation.layout.require(name, field)
+                    self._calibration.require(builder.situation, name, field)
             builder.close()
+
+    def _event(self, index: int, builder: EventBuilder, streams: list[Stream]) -> Event:
+        situation = builder.situation
+        dgrams = {stream.number: stream.dgram() for stream in streams}
+        readings = Xtc2Readings(situation, dgrams, self._reading)
+        return Event(
+            timestamp=streams[0].timestamp,
+            index=index,
+            run=situation.run,
+            experiment=situation.experiment,
+            run_timestamp=situation.run_timestamp,
+            step=situation.step,
+            readings=self._calibration.readings(situation, readings),
+        )
 
     def _recordings(self) -> Iterator[Recording]:
         """Yield the runs, those that are still to come when they have begun."""
@@ -127,17 +144,3 @@ class Xtc2EventSource:
             extra = {"experiment": search.experiment, "run": search.run, "streams": missed}
             logger.warning("xtc2_streams_missed", extra=extra)
             self._reading.counts["streams_missed"] += missed
-
-
-def _event(index: int, builder: EventBuilder, streams: list[Stream], reading: Reading) -> Event:
-    situation = builder.situation
-    dgrams = {stream.number: stream.dgram() for stream in streams}
-    return Event(
-        timestamp=streams[0].timestamp,
-        index=index,
-        run=situation.run,
-        experiment=situation.experiment,
-        run_timestamp=situation.run_timestamp,
-        step=situation.step,
-        readings=Xtc2Readings(situation, dgrams, reading),
-    )
