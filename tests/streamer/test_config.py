@@ -130,7 +130,7 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
         " compression, compression_level, fields, hdf5_layout, identification, type",
         "  data_source: unknown field (did you mean 'data_sources'?); allowed: data_handlers,"
         " data_serializer, data_sources, event_source, processing_pipeline,"
-        " skip_incomplete_events, source_identifier",
+        " skip_incomplete_events, source_identifier, workers",
         f"{serializer}.fields.framee: no data source has this name (did you mean 'frame'?),"
         " got '/data/data'",
         f"{serializer}.fields.timestamp: collides with the path of 'framee', got '/data/data'",
@@ -176,7 +176,7 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
             "data_handlers",
             [{"type": "BinaryDataStreamingDataHandler", "library": "nng", "urls": ["ipc:///a"]}],
             "data_handlers.0.BinaryDataStreamingDataHandler.urls: value error, 'ipc:///a' must"
-            " begin with tcp:// for nng, got ['ipc:///a']",
+            " begin with tcp:// or tls+tcp:// for nng, got ['ipc:///a']",
         ),
         (
             "data_sources", {"t": {"required": False}},

@@ -9,10 +9,11 @@ import pytest
 from tests.streamer.conftest import wait_until
 
 from lclstream.streamer.config import parse_parameters
+from lclstream.streamer.execution.pool import BatchPool
+from lclstream.streamer.execution.sender import Sender, StuckError
 from lclstream.streamer.message import Message
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
-from lclstream.streamer.sending import BatchPool, Sender, StuckError
 from lclstream.streamer.serializers import open_serializer
 from lclstream.streamer.stopping import StopRequest
 
@@ -56,11 +57,12 @@ def cancel(stop: StopRequest, handler: StuckHandler) -> None:
 def test_stop_does_not_wait_for_acknowledgements(
     monkeypatch: pytest.MonkeyPatch, document: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("lclstream.streamer.sending.GIVE_UP_S", 0.1)
+    monkeypatch.setattr("lclstream.streamer.execution.sender.GIVE_UP_S", 0.1)
     place, handler = Place(0, 1), StuckHandler()
     serializer = open_serializer(parse_parameters(document), place)
     with StopRequest() as stop:
-        sender = Sender(serializer, [handler], BatchPool(serializer, stop), Progress(place), stop)
+        pool = BatchPool(serializer.new_batch, stop)
+        sender = Sender(serializer, [("0", handler)], pool, Progress(place), stop)
         canceler = threading.Thread(target=cancel, args=(stop, handler))
         canceler.start()
         with (
@@ -70,4 +72,5 @@ def test_stop_does_not_wait_for_acknowledgements(
             pass
         handler.end.set()
         canceler.join()
-        sender._thread.join()
+        for thread in (sender._thread, *(lane.thread for lane in sender.lanes)):
+            thread.join()

@@ -11,9 +11,8 @@ text `None`; -128 where -999 does not fit) and marked in the validity mask, whic
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +83,10 @@ class RaggedColumn:
 
 @dataclass(slots=True)
 class Batch:
-    """Room for the values of some events, and how much of it is used."""
+    """Room for the values of some events, and how much of it is used.
+
+    Its arrays may be replaced, by others of the same form, until the first event is added.
+    """
 
     form: Form
     capacity: int
@@ -102,30 +104,101 @@ class Batch:
     """The message that the arrays are part of, where the serializer works so."""
     sequence: int = 0
     """Number of the message of this rank, from 0."""
+    lasting: bool = False
+    """Whether the arrays of events stay as they are for as long as somebody holds them: then a
+    batch may hold them instead of copies. Whoever fills it says so, before the first event."""
+    _rows: "_Rows | None" = None
 
     @property
     def is_full(self) -> bool:
         """Whether no event fits in any more."""
         return self.count == self.capacity
 
-    def add(self, event: Event, values: Values) -> None:
-        """Copy one event in; it must fit."""
-        row = self.count
-        self.index[row] = event.index
-        self.timestamp[row] = event.timestamp
-        self.step[row] = event.step
-        for label, array in self.arrays.items():
+    def add(self, event: Event, values: Values) -> bool:
+        """Copy one event in; return whether it fits: if not, nothing is added."""
+        rows = self._rows
+        if rows is None:
+            rows = self._rows = _Rows(self)
+        if not rows.store(self.count, event, values):
+            return False
+        self.count += 1
+        return True
+
+    def clear(self) -> None:
+        """Forget the events."""
+        self.count = 0
+        if self._rows is not None:
+            self._rows.expect_all()
+
+
+class _Rows:
+    """What is done to a batch for each event, with all looked up that stays the same."""
+
+    __slots__ = (
+        "_absent", "_experiment", "_fixed", "_index", "_masks", "_ragged", "_run", "_step",
+        "_timestamp",
+    )  # fmt: skip
+
+    def __init__(self, batch: Batch) -> None:
+        form = batch.form
+        self._run, self._experiment = form.run, form.experiment
+        # Views take plain numbers faster than arrays do.
+        self._index = batch.index.data
+        self._timestamp = batch.timestamp.data
+        self._step = batch.step.data
+        self._masks = batch.valid
+        columns = {column.label: column for column in form.columns}
+        self._fixed = [
+            (label, array, array.dtype, columns[label].shape, self._masks.get(label))
+            for label, array in batch.arrays.items()
+        ]
+        self._ragged = [
+            (columns[label], column, self._masks.get(label))
+            for label, column in batch.ragged.items()
+        ]
+        self._absent = [label for label in form.labels if label not in columns]
+        self.expect_all()
+
+    def expect_all(self) -> None:
+        """Mark every reading as there, for those are many, and the missing ones few."""
+        for label, mask in self._masks.items():
+            mask.fill(label not in self._absent)
+
+    def store(self, row: int, event: Event, values: Values) -> bool:
+        """Write one event, unless its form is another one."""
+        if event.run != self._run or event.experiment != self._experiment:
+            return False
+        for label, array, dtype, shape, mask in self._fixed:
             value = values.get(label)
             if value is None:
                 fill(array, row)
+                if mask is not None:
+                    mask[row] = 0
+            elif isinstance(value, Ragged) or value.shape != shape:
+                return False
+            elif value.dtype is dtype or _fits_into(value.dtype, dtype):
+                array[row] = value
             else:
-                array[row] = cast("Array", value)
-        for label, column in self.ragged.items():
-            value = values.get(label)
-            column.add(row, value.array if isinstance(value, Ragged) else None)
-        for label, mask in self.valid.items():
-            mask[row] = values.get(label) is not None
-        self.count += 1
+                return False
+        for label in self._absent:
+            if values.get(label) is not None:
+                return False
+        if self._ragged and not self._store_ragged(row, values):
+            return False
+        self._index[row] = event.index
+        self._timestamp[row] = event.timestamp
+        self._step[row] = event.step
+        return True
+
+    def _store_ragged(self, row: int, values: Values) -> bool:
+        for column, room, mask in self._ragged:
+            value = values.get(column.label)
+            if value is not None and not fits(value, column):
+                return False
+            if value is None and mask is not None:
+                mask[row] = 0
+            room.add(row, value.array if isinstance(value, Ragged) else None)
+        return True
 
 
 def new_batch(form: Form, capacity: int) -> Batch:
@@ -173,25 +246,29 @@ class Batcher:
     _form: Form | None = None
     _batch: Batch | None = None
 
-    def add(self, event: Event, values: Values) -> Iterator[Batch]:
-        """Add one event; yield every batch that is complete with it."""
-        form = self._form_with(event, values)
-        if self._batch is not None and form is not self._form:
+    def add(self, event: Event, values: Values) -> Iterable[Batch]:
+        """Add one event; return every batch that is complete with it."""
+        batch = self._batch
+        if batch is not None and batch.add(event, values):
+            return self.finish() if batch.count == batch.capacity else ()
+        return self._add_to_next(event, values)
+
+    def finish(self) -> Iterable[Batch]:
+        """Return the batch under way, if there is one."""
+        batch, self._batch = self._batch, None
+        return () if batch is None else (batch,)
+
+    def _add_to_next(self, event: Event, values: Values) -> Iterator[Batch]:
+        self._form = form = self._form_with(event, values)
+        if self._batch is not None:
             self.changes += 1
             logger.info("batch_form_changed", extra={"event_index": event.index})
             yield from self.finish()
-        self._form = form
-        if self._batch is None:
-            self._batch = self.make(form, self.batch_size)
-        self._batch.add(event, values)
+        self._batch = self.make(form, self.batch_size)
+        if not self._batch.add(event, values):
+            raise AssertionError(f"event {event.index} does not fit the batch made for it")
         if self._batch.is_full:
             yield from self.finish()
-
-    def finish(self) -> Iterator[Batch]:
-        """Yield the batch under way, if there is one."""
-        batch, self._batch = self._batch, None
-        if batch is not None:
-            yield batch
 
     def _form_with(self, event: Event, values: Values) -> Form:
         changed = False
@@ -200,7 +277,7 @@ class Batcher:
             if value is None:
                 continue
             column = self._columns.get(label)
-            if column is None or not _fits(value, column):
+            if column is None or not fits(value, column):
                 self._columns[label] = _column(label, value)
                 changed = True
         form = self._form
@@ -216,15 +293,18 @@ def _column(label: str, value: Reading) -> Column:
     return Column(label, value.dtype, value.shape)
 
 
-def _fits(value: Reading, column: Column) -> bool:
+def fits(value: Reading, column: Column) -> bool:
+    """Return whether a reading can be stored in a column."""
     if isinstance(value, Ragged) != column.is_ragged:
         return False
     array = value.array if isinstance(value, Ragged) else value
     if array.shape[column.is_ragged :] != column.shape:
         return False
-    if array.dtype is column.dtype:
-        return True
+    return array.dtype is column.dtype or _fits_into(array.dtype, column.dtype)
+
+
+def _fits_into(dtype: np.dtype[np.generic], room: np.dtype[np.generic]) -> bool:
     # A shorter text fits into the room of a longer one.
-    if array.dtype.kind == "S" and column.dtype.kind == "S":
-        return array.dtype.itemsize <= column.dtype.itemsize
-    return bool(array.dtype == column.dtype)
+    if dtype.kind == "S" and room.kind == "S":
+        return dtype.itemsize <= room.itemsize
+    return bool(dtype == room)

@@ -1,6 +1,13 @@
 """What a serializer makes and a handler takes."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lclstream.core.ledger import digest64, digest64_of_parts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +21,10 @@ class Message:
     """Contiguous bytes; one after the other they are the message."""
     events: int
     """How many it holds; 0 for a message that only accompanies the stream."""
+    index: "npt.NDArray[np.uint64] | None" = None
+    """The `index` of each of these events, shape (events,); the pipeline fills it in."""
+    digest: int | None = None
+    """64-bit xxh3 hash of the bytes; the pipeline fills it in."""
 
     @property
     def nbytes(self) -> int:
@@ -27,3 +38,11 @@ class Message:
     def joined(self) -> memoryview:
         """Return the message in one piece; copies only what lies in several."""
         return self.parts[0] if len(self.parts) == 1 else memoryview(self.tobytes())
+
+    def hash64(self) -> int:
+        """Return the 64-bit xxh3 hash of the bytes; computed here if the pipeline has not."""
+        if self.digest is not None:
+            return self.digest
+        if len(self.parts) == 1:
+            return digest64(self.parts[0])
+        return digest64_of_parts(self.parts)

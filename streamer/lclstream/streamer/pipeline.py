@@ -1,11 +1,7 @@
-"""Moves events from their source to the handlers, within bounded memory.
-
-Two threads work side by side: the caller's reads events and stores them into batches, that of
-`lclstream.streamer.sending` makes messages of full batches and hands them over.
-"""
+"""Moves events from their source to the handlers, within bounded memory."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain, islice
 
 from lclstream.streamer.batching import Batcher
@@ -13,11 +9,13 @@ from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.event_sources import PacedSource
 from lclstream.streamer.data_sources import Extractor
 from lclstream.streamer.events import Event, EventSource, open_event_source
-from lclstream.streamer.handlers import Handler, open_handler
+from lclstream.streamer.execution.pool import BatchPool, SendingEndedError
+from lclstream.streamer.execution.processing import InlineProcessing, ParallelProcessing, Sink
+from lclstream.streamer.execution.sender import Sender, StuckError
+from lclstream.streamer.handlers import Handler, open_handlers
 from lclstream.streamer.pacing import paced
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
-from lclstream.streamer.sending import BatchPool, Sender, SendingEndedError, StuckError
 from lclstream.streamer.serializers import open_serializer
 from lclstream.streamer.steps import Steps
 from lclstream.streamer.stopping import StopRequest
@@ -27,8 +25,9 @@ from lclstream.streamer.values import Values
 class Pipeline:
     """One rank's way from the source to the handlers.
 
-    Error handling: when the source fails, what was read before is still delivered. When a
-    handler fails, nothing more is read. Either error is raised by `run` in the end.
+    Error handling: when the source or a step fails, what was read before is still delivered. When
+    a handler fails, nothing more is read, and the others deliver what was. The error is raised by
+    `run` in the end.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class Pipeline:
     ) -> None:
         self._parameters, self._place = parameters, place
         self._progress, self._stop = progress, stop
-        self._handlers: list[Handler] = []
+        self._handlers: list[tuple[str, Handler]] = []
 
     def run(self, limit: int = 0) -> None:
         """Stream until the source ends or the end is asked for; all is delivered on return.
@@ -59,33 +58,53 @@ class Pipeline:
                 raise
             finally:
                 # Those that were opened before the mistake showed; the others are closed.
-                for handler in self._handlers:
+                for _, handler in self._handlers:
                     handler.abort()
 
     def _stream(self, source: EventSource, limit: int) -> None:
-        serializer = open_serializer(self._parameters, self._place)
-        extractor = Extractor(self._parameters, wanted_sources(self._parameters, serializer.labels))
-        steps = Steps(self._parameters)
-        batch_size = self._parameters.processing_pipeline.batch_size
-        events = self._extracted(source, extractor, limit)
-        # The first event shows whether the source has what the data sources name.
-        first = list(islice(events, 1))
-        for config in self._parameters.data_handlers:
-            self._handlers.append(open_handler(config, self._place))
-        pool = BatchPool(serializer, self._stop)
-        batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
-        with Sender(serializer, self._handlers, pool, self._progress, self._stop) as sender:
-            try:
-                for event, values in chain(first, events):
-                    after = steps.apply(event, values)
-                    for batch in () if after is None else batcher.add(event, after):
+        parameters = self._parameters
+        with closing(open_serializer(parameters, self._place)) as serializer:
+            extractor = Extractor(parameters, wanted_sources(parameters, serializer.labels))
+            steps = [Steps(parameters) for _ in range(parameters.workers)]
+            events = self._extracted(source, extractor, limit)
+            # The first event shows whether the source has what the data sources name.
+            first = list(islice(events, 1))
+            self._handlers += open_handlers(parameters, self._place)
+            pool = BatchPool(serializer.new_batch, self._stop)
+            batch_size = parameters.processing_pipeline.batch_size
+            batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
+            with (
+                Sender(serializer, self._handlers, pool, self._progress, self._stop) as sender,
+                # Why nothing is sent any more, the sender says when it is left.
+                suppress(SendingEndedError),
+            ):
+
+                def hand_on(event: Event, values: Values | None) -> None:
+                    for batch in () if values is None else batcher.add(event, values):
                         sender.put(batch)
-            except SendingEndedError:
-                # The sender raises why, when it is left.
-                return
-            finally:
-                for batch in batcher.finish():
-                    sender.put(batch)
+
+                processing = self._processing(source, steps, hand_on)
+                try:
+                    for event, values in chain(first, events):
+                        processing.add(event, values)
+                        if pool.has_ended:
+                            break
+                finally:
+                    try:
+                        processing.finish()
+                    finally:
+                        for batch in batcher.finish():
+                            sender.put(batch)
+
+    def _processing(
+        self, source: EventSource, steps: list[Steps], sink: Sink
+    ) -> InlineProcessing | ParallelProcessing:
+        """Return what applies the steps: in threads if that is wanted, or costs no copy."""
+        stays = bool(getattr(source, "arrays_stay", False))
+        has_steps = bool(self._parameters.processing_pipeline.all_steps())
+        if has_steps and (stays or len(steps) > 1):
+            return ParallelProcessing(steps, sink, copies=not stays)
+        return InlineProcessing(steps[0], sink)
 
     def _extracted(
         self, source: EventSource, extractor: Extractor, limit: int

@@ -3,7 +3,8 @@
 import threading
 import time
 
-from lclstream.core.ledger import Report, Tally, TallyModel, digest64, peer_name
+from lclstream.core.ledger import Report, Tally, TallyModel, peer_name
+from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 
 MAX_SKIP_FIGURES = 50
@@ -48,11 +49,11 @@ class Progress:
             if dropped:
                 self._skipped = dict(missing)
 
-    def delivered(self, payload: memoryview, events: int) -> None:
+    def delivered(self, message: Message) -> None:
         """Count one message that every handler has taken."""
-        digest = digest64(payload)
+        digest = message.hash64()
         with self._lock:
-            self._tally.add_counted(payload.nbytes, digest, events)
+            self._tally.add_counted(message.nbytes, digest, message.events)
 
     def report(self) -> Report:
         """Return a regular report; rates are those since the one before."""

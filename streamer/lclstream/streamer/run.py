@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from lclstream.core.errors import LclstreamError
 from lclstream.core.ledger import Reply, Reporter
 from lclstream.streamer.config import Parameters
+from lclstream.streamer.execution.sender import StuckError
 from lclstream.streamer.pipeline import Pipeline
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
-from lclstream.streamer.sending import StuckError
 from lclstream.streamer.stopping import StopRequest
 
 logger = logging.getLogger(__name__)

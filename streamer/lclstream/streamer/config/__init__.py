@@ -31,6 +31,7 @@ from lclstream.streamer.config.event_sources import (
 from lclstream.streamer.config.handlers import (
     BinaryDataStreamingDataHandlerConfig,
     BinaryFileWritingDataHandlerConfig,
+    CrystfelRequestDataHandlerConfig,
 )
 from lclstream.streamer.config.processing import (
     BatchProcessingPipelineConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "BatchProcessingPipelineConfig",
     "BinaryDataStreamingDataHandlerConfig",
     "BinaryFileWritingDataHandlerConfig",
+    "CrystfelRequestDataHandlerConfig",
     "DataSourceModel",
     "EventSourceModel",
     "HDF5BinarySerializerConfig",
@@ -91,6 +93,8 @@ class Parameters(StrictModel):
     data_serializer: SerializerModel
     data_handlers: list[HandlerModel] = Field(default_factory=list)
     """Every message goes to each of them; none = run and discard."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Threads that apply the steps of the processing pipeline; events keep their order."""
 
     _notices: tuple[str, ...] = PrivateAttr(default=())
 

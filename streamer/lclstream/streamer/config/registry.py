@@ -200,6 +200,9 @@ class StepModel(Choice):
 class SerializerModel(Choice):
     """How a batch of events becomes a message."""
 
+    event_wise: ClassVar[bool] = False
+    """Whether each message holds one event, whatever the batch size."""
+
     section: ClassVar = Section(
         "data_serializer",
         "lclstream.streamer.serializers",
@@ -227,7 +230,11 @@ class HandlerModel(Choice):
         "lclstream.streamer.handlers",
         {
             name: f"{CONFIG}.handlers:{name}Config"
-            for name in ("BinaryDataStreamingDataHandler", "BinaryFileWritingDataHandler")
+            for name in (
+                "BinaryDataStreamingDataHandler",
+                "BinaryFileWritingDataHandler",
+                "CrystfelRequestDataHandler",
+            )
         },
     )
     type: str

@@ -1,15 +1,27 @@
 """Hand messages to sockets and files, one module for each kind."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
-from lclstream.streamer.config import HandlerModel
+from lclstream.streamer.config import (
+    BinaryDataStreamingDataHandlerConfig,
+    HandlerModel,
+    Parameters,
+)
 from lclstream.streamer.config.registry import implementation_of
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 
 
 class Handler(Protocol):
-    """Takes messages; has delivered all of them when `close` returns."""
+    """Takes messages; has delivered all of them when `close` returns.
+
+    All methods are called by one thread, that which made it excepted. It may also have
+
+    - `settled`, a number: how many messages, from the first one on, will not be lost whatever
+      happens to this process. Without it, that is a message for which `send` has returned;
+    - `held()`, the `EventSet` of what earlier runs have delivered that this one continues.
+    """
 
     def __init__(self, config: HandlerModel, place: Place) -> None:
         """Open everything.
@@ -52,3 +64,23 @@ def open_handler(config: HandlerModel, place: Place) -> Handler:
     """
     kind = implementation_of(config, Handler)  # type: ignore[type-abstract]
     return kind(config, place)
+
+
+def open_handlers(parameters: Parameters, place: Place) -> Iterator[tuple[str, Handler]]:
+    """Open one handler after the other, and yield their names in figures with them.
+
+    Raises:
+        InvalidConfigError: as of `open_handler`.
+    """
+    for number, config in enumerate(parameters.data_handlers):
+        copies = each_alone(config)
+        for copy, alone in enumerate(copies):
+            name = f"{number}.{copy}" if len(copies) > 1 else f"{number}"
+            yield name, open_handler(alone, place)
+
+
+def each_alone(config: HandlerModel) -> list[HandlerModel]:
+    """Return the handlers that a configuration means: a mirror is one for each of its urls."""
+    if not (isinstance(config, BinaryDataStreamingDataHandlerConfig) and config.mirror):
+        return [config]
+    return [config.model_copy(update={"urls": [url], "mirror": False}) for url in config.urls]

@@ -1,21 +1,36 @@
 """Pushes messages to NNG receivers and our own buffer."""
 
+import logging
+
 from lclstream.buffer.endpoints import Push
+from lclstream.core.tls import Credentials
 from lclstream.streamer.config import BinaryDataStreamingDataHandlerConfig
 from lclstream.streamer.message import Message
 
+logger = logging.getLogger(__name__)
+
 
 class NngPushHandler:
-    """One pushing socket, which shares the messages between its addresses."""
+    """One pushing socket, which shares the messages between its addresses.
 
-    def __init__(self, config: BinaryDataStreamingDataHandlerConfig, urls: list[str]) -> None:
+    What a message consists of goes to the kernel as it lies in memory. In safe delivery it is
+    copied once, because it is kept longer than its memory belongs to it.
+    """
+
+    def __init__(
+        self,
+        config: BinaryDataStreamingDataHandlerConfig,
+        urls: list[str],
+        tls: Credentials | None = None,
+    ) -> None:
         """Connect or listen.
 
         Raises:
             InvalidConfigError: an address cannot be used.
+            IdentityError: the credentials cannot be used.
         """
         listens = config.role == "server"
-        self._flush_timeout_s = config.flush_timeout_s
+        self._config = config
         self._push = Push(
             urls,
             listen=listens,
@@ -23,7 +38,11 @@ class NngPushHandler:
             send_timeout_s=config.send_timeout_s,
             # Who listens waits for its receivers as long as for a slow one.
             connect_timeout_s=config.send_timeout_s if listens else config.connect_timeout_s,
+            tls=tls,
+            sndbuf_bytes=config.buffer or None,
         )
+        if listens:
+            logger.info("listening", extra={"urls": self.urls})
 
     @property
     def urls(self) -> list[str]:
@@ -37,17 +56,26 @@ class NngPushHandler:
             UnavailableError: nobody took it in time.
             DeliveryError: a connection broke with messages on it.
         """
-        self._push.send(message.joined())
+        self._push.send(message.parts)
 
     def close(self, *, complete: bool = True) -> None:
         """Wait until the receivers, or their kernels, have acknowledged everything.
 
         Raises:
             DeliveryError: messages were lost.
+            UnavailableError: nobody took the end of the stream.
         """
-        del complete
-        self._push.close(self._flush_timeout_s)
+        if complete and self._config.end_of_stream:
+            self._send_ends()
+        self._push.close(self._config.flush_timeout_s)
 
     def abort(self) -> None:
         """Close the connections without waiting."""
         self._push.abort()
+
+    def _send_ends(self) -> None:
+        self._push.flush()
+        for _ in self._push.urls:
+            # Each goes to the connection that has waited the longest.
+            self._push.send(b"")
+            self._push.flush()

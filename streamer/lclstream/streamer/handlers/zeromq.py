@@ -1,10 +1,16 @@
 """Pushes messages to ZeroMQ receivers."""
 
+import errno
+import logging
+
 import zmq
 
 from lclstream.core.errors import DeliveryError, InvalidConfigError, UnavailableError
 from lclstream.streamer.config import BinaryDataStreamingDataHandlerConfig
+from lclstream.streamer.config.handlers import port_range
 from lclstream.streamer.message import Message
+
+logger = logging.getLogger(__name__)
 
 # Upstream's high-water mark. One message at a time is under way here anyway.
 HIGH_WATER_MARK = 5
@@ -17,6 +23,9 @@ class ZmqPushHandler:
     queued it: so its memory can be used again, and none is left in a queue at the end. What
     the receiver's machine then does with it cannot be known with ZeroMQ.
 
+    Receivers expect one frame. A message that lies in one piece is sent from where it lies;
+    the pieces of another one are copied together, for the library would make a frame of each.
+
     Resource handling: owns a context with its I/O thread, and a monitor.
     """
 
@@ -28,7 +37,7 @@ class ZmqPushHandler:
         """
         self._config = config
         self._listens = config.role == "server"
-        self._urls = ", ".join(urls)
+        self._names = ", ".join(urls)
         self._connected = False
         self._closed = False
         self._context = zmq.Context()
@@ -42,13 +51,16 @@ class ZmqPushHandler:
         self._socket.copy_threshold = 0
         if config.buffer:
             self._socket.set(zmq.SNDBUF, config.buffer)
+        self.urls: list[str] = []
+        """The addresses in use, with the real port in place of 0."""
         try:
             for url in urls:
-                (self._socket.bind if self._listens else self._socket.connect)(url)
-        except zmq.ZMQError as error:
+                self.urls.append(open_url(self._socket, url, listens=self._listens))
+        except InvalidConfigError:
             self.abort()
-            verb = "listen on" if self._listens else "connect to"
-            raise InvalidConfigError(f"cannot {verb} {url}: {error.strerror}") from None
+            raise
+        if self._listens:
+            logger.info("listening", extra={"urls": self.urls})
 
     def send(self, message: Message) -> None:
         """Send one message; it is in a connection when this returns.
@@ -57,22 +69,25 @@ class ZmqPushHandler:
             UnavailableError: nobody took it in time.
             DeliveryError: the receiver went away.
         """
+        self._send(message.joined())
+
+    def _send(self, frame: memoryview) -> None:
         self._check_connection()
         timeout_s = self._config.send_timeout_s
         if not self._connected and not self._listens:
             timeout_s = min(timeout_s, self._config.connect_timeout_s)
         self._socket.set(zmq.SNDTIMEO, int(timeout_s * 1000))
         try:
-            tracker = self._socket.send(message.joined(), copy=False, track=True)
+            tracker = self._socket.send(frame, copy=False, track=True)
         except zmq.Again:
             what = "message taken" if self._connected else "connection"
-            raise UnavailableError(f"no {what} within {timeout_s} s: {self._urls}") from None
+            raise UnavailableError(f"no {what} within {timeout_s} s: {self._names}") from None
         self._connected = True
         try:
             tracker.wait(self._config.send_timeout_s)
         except zmq.NotDone:
             raise DeliveryError(
-                f"1 message not taken within {self._config.send_timeout_s} s: {self._urls}", 1
+                f"1 message not taken within {self._config.send_timeout_s} s: {self._names}", 1
             ) from None
 
     def close(self, *, complete: bool = True) -> None:
@@ -80,12 +95,15 @@ class ZmqPushHandler:
 
         Raises:
             DeliveryError: the receiver went away before.
+            UnavailableError: nobody took the end of the stream.
         """
-        del complete
         if self._closed:
             return
         try:
             self._check_connection()
+            if complete and self._config.end_of_stream:
+                for _ in self.urls:
+                    self._send(memoryview(b""))
         finally:
             self._end(self._config.flush_timeout_s)
 
@@ -99,7 +117,7 @@ class ZmqPushHandler:
         if not self._listens and self._monitor.poll(0):
             self._monitor.recv_multipart()
             raise DeliveryError(
-                f"connection to {self._urls} lost: the messages that it had not read are gone", 1
+                f"connection to {self._names} lost: the messages that it had not read are gone", 1
             )
 
     def _end(self, linger_s: float) -> None:
@@ -108,3 +126,29 @@ class ZmqPushHandler:
         self._monitor.close(linger=0)
         self._socket.close(linger=int(linger_s * 1000))
         self._context.term()
+
+
+def open_url(opened: "zmq.Socket[bytes]", url: str, *, listens: bool) -> str:
+    """Connect a socket to an address, or bind it there; return the address with its real port.
+
+    Raises:
+        InvalidConfigError: that is not possible.
+    """
+    for each in _single(url):
+        try:
+            (opened.bind if listens else opened.connect)(each)
+        except zmq.ZMQError as error:
+            if error.errno == errno.EADDRINUSE and each != _single(url)[-1]:
+                continue
+            verb = "listen on" if listens else "connect to"
+            raise InvalidConfigError(f"cannot {verb} {url}: {error.strerror}") from None
+        break
+    return opened.get_string(zmq.LAST_ENDPOINT) if listens else url
+
+
+def _single(url: str) -> list[str]:
+    """Return the addresses of single ports that a range means."""
+    if not url.startswith("tcp://"):
+        return [url]
+    host = url.rpartition(":")[0]
+    return [f"{host}:{port}" for port in port_range(url)]

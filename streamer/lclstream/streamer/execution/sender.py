@@ -1,0 +1,199 @@
+"""Makes messages of batches and hands them to every handler, beside the thread that reads."""
+
+import queue
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lclstream.core.errors import DeliveryError, StreamError
+from lclstream.streamer.batching import Batch
+from lclstream.streamer.execution.lanes import Lane
+from lclstream.streamer.execution.parcels import Loan, Parcel
+from lclstream.streamer.execution.pool import LOOK_INTERVAL_S, BatchPool
+from lclstream.streamer.handlers import Handler
+from lclstream.streamer.message import Message
+from lclstream.streamer.progress import Progress
+from lclstream.streamer.serializers import Serializer
+from lclstream.streamer.stopping import StopRequest
+
+# After this a thread that sends is given up, when everything shall end now.
+GIVE_UP_S = 5.0
+
+
+class StuckError(StreamError):
+    """A handler does not come back; only the end of the process ends it."""
+
+
+class Sender:
+    """The thread that makes messages, and those that hand them to the handlers.
+
+    Resource handling: a context manager; when it is left all threads have ended, and all handlers
+    are closed.
+
+    Error handling: when a handler fails no more batches are handed out, so that reading ends; the
+    other handlers still deliver all that was read. What failed is raised on leaving.
+
+    Args:
+        serializer: makes the messages; not closed here.
+        handlers: take the messages; each has a name, for error messages and figures.
+        pool: the batches that `put` gets.
+        progress: counts what all handlers have taken.
+        stop: who asks for the end of everything.
+    """
+
+    def __init__(
+        self,
+        serializer: Serializer,
+        handlers: Sequence[tuple[str, Handler]],
+        pool: BatchPool,
+        progress: Progress,
+        stop: StopRequest,
+    ) -> None:
+        self._serializer, self._pool = serializer, pool
+        self._progress, self._stop = progress, stop
+        self.lanes = [
+            Lane(name, handler, stop, self._passed, pool.end) for name, handler in handlers
+        ]
+        # Its bound are the batches that exist.
+        self._ready: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._is_complete = True
+        self._sequence = 0
+        self._unmade = 0
+        self._thread = threading.Thread(target=self._run, name="serializer", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Batches that wait to be made into messages."""
+        return self._ready.qsize()
+
+    def __enter__(self) -> Self:
+        for lane in self.lanes:
+            lane.thread.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait until everything is handed over, or shall be thrown away.
+
+        Raises:
+            DeliveryError: a handler failed, or everything had to end at once; says how many
+                messages are left.
+            StuckError: a handler does not come back, and everything shall end now.
+        """
+        # Once a handler has failed not everything was read.
+        self._is_complete = error is None and not self._pool.has_ended
+        self._ready.put(None)
+        self._wait()
+        if self._stop.now:
+            if self._left:
+                text = f"{self._left} messages thrown away: {self._stop.reason}"
+                raise DeliveryError(text, self._left)
+            return
+        faults = [self._error, *(lane.error for lane in self.lanes if not lane.is_lost)]
+        for fault in faults:
+            if fault is not None:
+                raise fault
+        self._raise_losses(error)
+
+    def _wait(self) -> None:
+        threads = [self._thread, *(lane.thread for lane in self.lanes)]
+        for thread in threads:
+            while thread.is_alive() and not self._stop.now:
+                thread.join(LOOK_INTERVAL_S)
+        for thread in threads:
+            thread.join(GIVE_UP_S)
+        if any(thread.is_alive() for thread in threads):
+            what = f"{self._left}" if self._left else "unacknowledged"
+            raise StuckError(f"{what} messages thrown away: {self._stop.reason}")
+
+    def _raise_losses(self, error: BaseException | None) -> None:
+        failed = [lane for lane in self.lanes if lane.error is not None]
+        refused = any(lane.refused for lane in failed) or self._unmade
+        # What has failed before says more than what could not be closed for it.
+        if not failed or (error is not None and not refused):
+            return
+        lost = max(lane.undelivered for lane in failed) + self._unmade
+        reasons = "; ".join(str(lane.error) for lane in failed)
+        text = f"{lost} messages not delivered: {reasons}" if refused else reasons
+        raise DeliveryError(text, lost) from failed[0].error
+
+    @property
+    def _left(self) -> int:
+        """Messages that not every handler has got, and batches that none was made of."""
+        waiting = max((lane.waiting + lane.refused for lane in self.lanes), default=0)
+        return waiting + self._unmade + self._ready.qsize()
+
+    def put(self, batch: Batch) -> None:
+        """Send a batch as soon as those before it are sent."""
+        self._ready.put(batch)
+
+    # The serializer's thread.
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._ready.get()) is not None:
+                loan = Loan(batch, self._pool.give_back)
+                try:
+                    self._serialize(batch, loan)
+                finally:
+                    loan.release()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._pool.end()
+            is_complete = self._is_complete and self._error is None
+            for lane in self.lanes:
+                lane.end(is_complete=is_complete)
+
+    def _serialize(self, batch: Batch, loan: Loan) -> None:
+        if not self._is_wanted():
+            self._unmade += 1
+            return
+        batch.sequence = self._sequence
+        row = 0
+        for message in self._serializer.messages(batch):
+            if not self._is_wanted():
+                self._unmade += 1
+                return
+            index = batch.index[row : row + message.events]
+            row += message.events
+            self._sequence += 1
+            self._hand_over(message, index, loan)
+
+    def _is_wanted(self) -> bool:
+        """Return whether anybody still takes messages."""
+        return not (self._stop.now or (self.lanes and all(lane.error for lane in self.lanes)))
+
+    def _hand_over(self, message: Message, index: npt.NDArray[np.uint64], loan: Loan) -> None:
+        complete = Message(message.parts, message.events, index, message.hash64())
+        if not self.lanes:
+            self._progress.delivered(complete)
+            return
+        loan.claim()
+        parcel = Parcel(complete, len(self.lanes), loan)
+        for lane in self.lanes:
+            lane.put(parcel)
+
+    # The handlers' threads.
+
+    def _passed(self, parcel: Parcel, is_taken: bool) -> None:
+        with self._lock:
+            parcel.pending -= 1
+            parcel.delivered = parcel.delivered and is_taken
+            if parcel.pending:
+                return
+        if parcel.delivered:
+            self._progress.delivered(parcel.message)
+        if parcel.loan is not None:
+            parcel.loan.release()
