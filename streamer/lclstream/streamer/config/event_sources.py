@@ -64,22 +64,42 @@ class SimulatedDetectorEventSourceConfig(PacedSource):
     """Edges of the (rectangular) unit cell."""
 
 
-class Hdf5EventSourceConfig(PacedSource):
+class EventFilesConfig(PacedSource):
+    """Files that hold events as arrays with the events as first axis."""
+
+    names: dict[str, str] = Field(default_factory=dict)
+    """Detector name and field, or variable -> dataset path, e.g. `jungfrau.raw.calib`."""
+    discover: bool = True
+    """Whether NeXus and CXI files, and those of our own, are searched for names, time stamps and
+    what is missing; without it only paths and `names` count."""
+    timestamp: str | None = None
+    """Path of the dataset of 64-bit time stamps; without it that which the file is known to have,
+    else an event's stamp is its index."""
+    step: str | None = None
+    """Path of the dataset of the numbers of the scan's steps."""
+    constants: list[str] = Field(default_factory=list)
+    """Paths or names of datasets that are the same for all events, such as masks."""
+    one_event: bool = False
+    """Whether each file is one event, so that no dataset has an axis of events."""
+    experiment: str = ""
+    """Without it, as the file says."""
+    run: int = Field(default=0, ge=0)
+    """0 = as the file says."""
+    max_chunk_bytes: int = Field(default=1 << 28, gt=0)
+    """Memory for the chunks of one dataset that several events share; larger ones are
+    decompressed again for every event."""
+
+
+class Hdf5EventSourceConfig(EventFilesConfig):
     """HDF5 files of any layout whose datasets have the events as first axis.
 
-    `source_identifier` names the files: plain paths or `files=PATH`, separated by commas.
-    A data source finds a dataset by its path (`/entry/data/data`), or by the name that
-    `names` gives it.
+    `source_identifier` names the files: paths, folders or patterns, with or without `files=`,
+    separated by commas. A data source finds a dataset by its path (`/entry/data/data`), by the
+    name that `names` gives it, or by the name that a NeXus or CXI file gives its detectors.
     """
 
     implementation: ClassVar = "lclstream.streamer.sources.hdf5:Hdf5EventSource"
     type: Literal["Hdf5EventSource"] = "Hdf5EventSource"
-    names: dict[str, str] = Field(default_factory=dict)
-    """Detector name and field, or variable -> dataset path, e.g. `jungfrau.raw.calib`."""
-    timestamp: str | None = None
-    """Path of the dataset of 64-bit time stamps; without it, an event's stamp is its index."""
-    experiment: str = ""
-    run: int = Field(default=0, ge=0)
 
 
 class Xtc2EventSourceConfig(PacedSource):
