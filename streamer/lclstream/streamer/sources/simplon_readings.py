@@ -1,0 +1,208 @@
+"""What data sources find in the messages of a series."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lclstream.core.errors import InvalidConfigError
+from lclstream.streamer import simplon
+from lclstream.streamer.config.more_sources import SimplonEventSourceConfig
+from lclstream.streamer.events import Value, unknown_reading
+from lclstream.streamer.simplon import lclstreamer
+from lclstream.streamer.values import Array
+
+START, IMAGE, USER_DATA = "start", "image", "user_data"
+FRAME_FIELDS = ("raw.raw", "raw.calib")
+# A detector may leave out any of these: then they are missing, not unknown.
+STANDARD = (
+    "arm_date", "beam_center_x", "beam_center_y", "channels", "count_time",
+    "countrate_correction_enabled", "countrate_correction_lookup_table", "detector_description",
+    "detector_serial_number", "detector_translation", "flatfield", "flatfield_enabled",
+    "frame_time", "goniometer", "image_dtype", "image_size_x", "image_size_y", "incident_energy",
+    "incident_wavelength", "number_of_images", "pixel_mask", "pixel_mask_enabled", "pixel_size_x",
+    "pixel_size_y", "saturation_value", "sensor_material", "sensor_thickness", "threshold_energy",
+    "user_data", "virtual_pixel_interpolation_enabled",
+)  # fmt: skip
+TIMES = ("real_time", "start_time", "stop_time")
+IDENTITY = ("series_id", "series_unique_id", "image_id", "series_date")
+
+
+class ImageReadings:
+    """The readings of one image message and of the start of its series.
+
+    | name | field | value |
+    |---|---|---|
+    | the detector | `raw.raw`, `raw.calib` | the image of the first channel |
+    | the detector | `raw.<channel>` | that of a channel |
+    | `start` | a key, with `.` below it | what the start says; missing where it did not come |
+    | `image` | a key | what the image says; times in seconds |
+    | `user_data` | a key, with `.` below it | what the user added to the image |
+    """
+
+    __slots__ = ("_config", "_frames", "_image", "_start")
+
+    def __init__(
+        self,
+        config: SimplonEventSourceConfig,
+        start: simplon.StartMessage | None,
+        image: simplon.ImageMessage,
+    ) -> None:
+        self._config, self._start, self._image = config, start, image
+        self._frames: dict[str, Array] = {}
+
+    def read(self, name: str, field: str) -> Value | None:
+        """Return one reading, None when it is missing.
+
+        Raises:
+            InvalidConfigError: there can be no such reading.
+            DecodeError: an image is damaged.
+        """
+        limit = self._config.max_image_bytes
+        if name == self._config.detector:
+            return self._frame(field)
+        if name == START:
+            return None if self._start is None else found_in(self._start.fields, field, limit)
+        if name == IMAGE:
+            return self._said(field, limit)
+        if name == USER_DATA:
+            return value_of(resolve(self._image.user_data, field), f"{USER_DATA}.{field}", limit)
+        raise unknown_reading(name, field, self._known())
+
+    def _frame(self, field: str) -> Array | None:
+        channel = field.removeprefix("raw.")
+        if field in FRAME_FIELDS and channel not in self._image.data:
+            channel = next(iter(self._image.data), "")
+        if channel in self._frames:
+            return self._frames[channel]
+        packed = self._image.data.get(channel)
+        if packed is None:
+            announced = self._start.fields.get("channels") if self._start is not None else ()
+            if field in FRAME_FIELDS or (isinstance(announced, list) and channel in announced):
+                return None
+            raise unknown_reading(self._config.detector, field, self._known())
+        self._frames[channel] = packed.unpack(self._config.max_image_bytes)
+        return self._frames[channel]
+
+    def _said(self, field: str, limit: int) -> Value | None:
+        if field in TIMES:
+            time = getattr(self._image, field)
+            return None if time is None else np.float64(time.numerator / time.denominator)
+        if field in IDENTITY:
+            return value_of(getattr(self._image, field), field, limit)
+        return found_in(self._image.fields, field, limit, (*TIMES, *IDENTITY))
+
+    def _known(self) -> dict[str, list[str]]:
+        channels = [f"raw.{channel}" for channel in self._image.data]
+        start = {} if self._start is None else self._start.fields
+        user = self._image.user_data
+        return {
+            self._config.detector: [*FRAME_FIELDS, *channels],
+            START: [str(key) for key in start],
+            IMAGE: [*TIMES, *IDENTITY, *self._image.fields],
+            USER_DATA: [str(key) for key in user] if isinstance(user, Mapping) else [],
+        }
+
+
+class RunReadings:
+    """The readings of one image of lclstreamer's dialect and of the start of its run.
+
+    As those of `ImageReadings`; of the detector there are `_detid` and
+    `raw._det_geotxt_default` too, as psana names them.
+    """
+
+    __slots__ = ("_config", "_frame", "_image", "_start")
+
+    def __init__(
+        self,
+        config: SimplonEventSourceConfig,
+        start: lclstreamer.RunStart,
+        image: lclstreamer.RunImage,
+    ) -> None:
+        self._config, self._start, self._image = config, start, image
+        self._frame: Array | None = None
+
+    def read(self, name: str, field: str) -> Value | None:
+        """Return one reading, None when it is missing.
+
+        Raises:
+            InvalidConfigError: there can be no such reading.
+            DecodeError: an image is damaged.
+        """
+        limit = self._config.max_image_bytes
+        if name == START:
+            return found_in(self._start.fields, field, limit)
+        if name == IMAGE:
+            return found_in(self._image.fields, field, limit)
+        if name == self._config.detector and field in FRAME_FIELDS:
+            if self._frame is None:
+                self._frame = self._image.unpack(self._start, limit)
+            return self._frame
+        texts = {"_detid": "detector.id", "raw._det_geotxt_default": "detector.geometry"}
+        if name == self._config.detector and field in texts:
+            return found_in(self._start.fields, texts[field], limit)
+        raise unknown_reading(name, field, {
+            self._config.detector: [*FRAME_FIELDS, *texts],
+            START: list(self._start.fields),
+            IMAGE: list(self._image.fields),
+        })  # fmt: skip
+
+
+def found_in(
+    fields: Mapping[str, Any], path: str, limit: int, standard: tuple[str, ...] = STANDARD
+) -> Value | None:
+    """Return what a message says, None where it leaves out a key of the standard.
+
+    Args:
+        fields: of the message.
+        path: a key, and those below it behind `.` each; a key may have `.` itself.
+        limit: bytes that an array may have.
+        standard: keys that may be left out.
+
+    Raises:
+        InvalidConfigError: it has no such key.
+        DecodeError: an array is damaged.
+    """
+    found = resolve(fields, path)
+    if found is None and path.partition(".")[0] not in (*fields, *standard):
+        raise unknown_reading("message", path, {"message": [*fields, *standard]})
+    return value_of(found, path, limit)
+
+
+def resolve(value: Any, path: str) -> Any:
+    """Return what a path of keys leads to, None where there is nothing."""
+    if not isinstance(value, Mapping):
+        return None
+    if path in value:
+        return value[path]
+    for at, letter in enumerate(path):
+        if letter == "." and path[:at] in value:
+            found = resolve(value[path[:at]], path[at + 1 :])
+            if found is not None:
+                return found
+    return None
+
+
+def value_of(value: Any, path: str, limit: int) -> Value | None:
+    """Return what a message says as a reading.
+
+    Raises:
+        InvalidConfigError: it is neither number, text nor array.
+        DecodeError: an array is damaged.
+    """
+    if isinstance(value, simplon.PackedArray):
+        return value.unpack(limit)
+    if isinstance(value, simplon.DateTime):
+        return value.text
+    if isinstance(value, bool):
+        return np.bool_(value)
+    if value is None or isinstance(value, int | float | str):
+        return value
+    if isinstance(value, memoryview):
+        return np.frombuffer(value, np.uint8)
+    if isinstance(value, list):
+        kinds = {float if isinstance(each, int | float) else type(each) for each in value}
+        if kinds <= {float} or kinds == {str}:
+            return np.array(value)
+    inside = f"; it has: {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+    raise InvalidConfigError(f"{path!r} is neither number, text nor array{inside}")
