@@ -115,6 +115,10 @@ class EventSourceModel(Choice):
                 "SimulatedDetectorEventSource",
                 "Xtc2EventSource",
             )
+        }
+        | {
+            name: f"{CONFIG}.more_sources:{name}Config"
+            for name in ("FolderEventSource", "SimplonEventSource")
         },
     )
     type: str
