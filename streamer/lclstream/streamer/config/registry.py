@@ -10,93 +10,31 @@ Despeckle = "my_package.config:DespeckleConfig"
 
 A model names the class that does the work in `implementation`, as `module:Class`; that is
 imported only when a configuration asks for it, so that a missing library concerns nobody else.
+`docs/how-to/add-to-the-streamer.md` shows a whole package.
 """
 
-import functools
-import importlib
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+from collections.abc import Mapping
+from typing import ClassVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    create_model,
-    model_validator,
-)
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field
 
-from lclstream.core.errors import InvalidConfigError
-from lclstream.core.models import StrictModel
+from lclstream.streamer.config.choices import Choice, Finding, Section, implementation_of
 
-if TYPE_CHECKING:
-    from lclstream.streamer.config import Parameters
-
-logger = logging.getLogger(__name__)
+__all__ = [
+    "SECTIONS",
+    "Choice",
+    "DataSourceModel",
+    "EventSourceModel",
+    "Finding",
+    "HandlerModel",
+    "ProcessingModel",
+    "Section",
+    "SerializerModel",
+    "StepModel",
+    "implementation_of",
+]
 
 CONFIG = "lclstream.streamer.config"
-
-Finding = tuple[tuple[str | int, ...], str, Any]
-"""Where a contradiction is, below the section; what is wrong; what was written there."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the configuration that chooses among models."""
-
-    name: str
-    """As people call it: the name of the part, where it has one."""
-    group: str
-    """Of the entry points that add models."""
-    own: Mapping[str, str]
-    """Type -> `module:Model` of ours."""
-
-    @functools.cached_property
-    def models(self) -> Mapping[str, type["Choice"]]:
-        """Type -> model, in alphabetical order; those of third parties included."""
-        found = {name: _load(place) for name, place in self.own.items()}
-        for entry in entry_points(group=self.group):
-            if entry.name in found:
-                logger.warning("plugin_ignored", extra={"type": entry.name, "from": entry.value})
-            else:
-                found[entry.name] = _third_party(entry)
-        return dict(sorted(found.items()))
-
-
-class Choice(StrictModel):
-    """Base of the models of one section; as a field's type it means any of them."""
-
-    # The models of a section are known when the last of them is imported.
-    model_config = ConfigDict(defer_build=True)
-
-    section: ClassVar[Section]
-    implementation: ClassVar[str] = ""
-    """`module:Class` of what is configured."""
-
-    @classmethod
-    def choices(cls) -> Mapping[str, type["Choice"]]:
-        """Return the models that a field of this type can hold; none when it is one of them."""
-        return cls.section.models if "section" in cls.__dict__ else {}
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        """Return the schema of the union, or that of one of its members."""
-        models = cls.choices()
-        if not models:
-            return handler(source)
-        members = {name: handler.generate_schema(model) for name, model in models.items()}
-        return core_schema.tagged_union_schema(members, discriminator="type")
-
-    def problems(self, parameters: "Parameters") -> Iterator[Finding]:
-        """Yield what contradicts the rest of a configuration whose fields are all valid."""
-        del parameters
-        return iter(())
 
 
 class EventSourceModel(Choice):
@@ -183,13 +121,37 @@ class ProcessingModel(Choice):
         """Return the steps that every event goes through, in order."""
         return ()
 
+    def labels_behind(self, data_sources: Mapping[str, DataSourceModel]) -> tuple[str, ...]:
+        """Return the names of the values behind all steps, from the configuration alone."""
+        labels = tuple(data_sources)
+        for step in self.all_steps():
+            labels = step.labels_after(labels)
+        return labels
+
 
 class StepModel(Choice):
     """One step of the processing of single events."""
 
-    section: ClassVar = Section("steps", "lclstream.streamer.steps", {
-        "PeaknetPreprocessing": f"{CONFIG}.steps:PeaknetPreprocessingConfig",
-    })  # fmt: skip
+    section: ClassVar = Section(
+        "steps",
+        "lclstream.streamer.steps",
+        {"PeaknetPreprocessing": f"{CONFIG}.peaknet:PeaknetPreprocessingConfig"}
+        | {
+            name: f"{CONFIG}.{module}:{name}Config"
+            for module, names in (
+                ("steps", ("DropValues", "Prescale", "RenameValues", "RequireValues",
+                           "SelectEvents", "SelectValues")),
+                ("pixel_steps", ("Bin", "CommonMode", "ConvertType", "Crop", "MaskPixels",
+                                 "PhotonCounts", "SelectPanels", "SplitPanels", "StackValues",
+                                 "Threshold")),
+                ("diffraction_steps", ("PeakFinder8", "RadialProfile")),
+                ("waveform_steps", ("SpectrumCentroid", "WaveformArrivalTimes",
+                                    "WaveformBaseline", "WaveformWindows",
+                                    "WindowArrivalTimes")),
+            )
+            for name in names
+        },
+    )  # fmt: skip
     type: str
 
     def labels_after(self, labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -247,61 +209,3 @@ class HandlerModel(Choice):
 SECTIONS: tuple[type[Choice], ...] = (
     EventSourceModel, DataSourceModel, ProcessingModel, StepModel, SerializerModel, HandlerModel,
 )  # fmt: skip
-
-Kind = TypeVar("Kind")
-
-
-def implementation_of(config: Choice, kind: type[Kind]) -> type[Kind]:
-    """Return the class that does what a model configures.
-
-    Args:
-        config: one choice of a configuration.
-        kind: what the class is made to; for the type checker.
-
-    Raises:
-        InvalidConfigError: it cannot be imported; says which library is missing.
-    """
-    del kind
-    type_name = getattr(config, "type", type(config).__name__)
-    module, _, name = config.implementation.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        missing = f"{error.name} is not installed" if error.name else str(error)
-        raise InvalidConfigError(f"{type_name} cannot be used: {missing}") from None
-    return cast("type[Kind]", found)
-
-
-def _load(place: str) -> type[Choice]:
-    module, _, name = place.partition(":")
-    return cast("type[Choice]", getattr(importlib.import_module(module), name))
-
-
-def _third_party(entry: EntryPoint) -> type[Choice]:
-    """Return the model of an entry point, or one that says why there is none.
-
-    A package that cannot be loaded must not hinder those who do not use it.
-    """
-    try:
-        model = entry.load()
-    except Exception as error:
-        return _unusable(entry, f"cannot be loaded: {type(error).__name__}: {error}")
-    if not (isinstance(model, type) and issubclass(model, Choice)):
-        return _unusable(entry, "is not a model of lclstream.streamer.config.registry")
-    return model
-
-
-def _unusable(entry: EntryPoint, reason: str) -> type[Choice]:
-    def refuse(data: Any) -> Any:
-        del data
-        raise ValueError(f"the plugin {entry.name!r} ({entry.value}) {reason}")
-
-    fields: dict[str, Any] = {"type": (Literal[entry.name], entry.name)}
-    refusal: Any = model_validator(mode="before")(refuse)
-    return create_model(
-        entry.name,
-        __base__=Choice,
-        __doc__=f"Unusable: {reason}",
-        __validators__={"refuse": refusal},
-        **fields,
-    )
