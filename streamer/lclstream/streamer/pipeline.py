@@ -50,6 +50,9 @@ class Pipeline:
         """
         source = open_event_source(self._parameters, self._place.rank, self._place.size)
         with closing(source):
+            # One that waits for what is still to come must hear of the wish to end.
+            if interrupt_by := getattr(source, "interrupt_by", None):
+                interrupt_by(self._stop)
             try:
                 self._stream(source, limit)
             except StuckError:
