@@ -180,6 +180,7 @@ class SerializerModel(Choice):
             name: f"{CONFIG}.more_serializers:{name}Config"
             for name in (
                 "ArrowSerializer",
+                "CrystfelMsgpackSerializer",
                 "FastBinarySerializer",
                 "NumpyBinarySerializer",
             )
