@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Below it our own names lie, in formats whose values have names of their own.
 OWN_GROUP = "lclstream"
+PEAK_COLUMNS = ("fs", "ss", "intensity")
 
 
 class NumpyBinarySerializerConfig(SerializerModel):
@@ -72,6 +73,88 @@ class ArrowSerializerConfig(SerializerModel):
     def problems(self, parameters: "Parameters") -> Iterator[Finding]:
         """Yield names that are ours."""
         yield from own_names(parameters)
+
+
+class CrystfelMsgpackSerializerConfig(SerializerModel):
+    """Each message is one event in MessagePack, as CrystFEL reads it (`--data-format=msgpack`)."""
+
+    implementation: ClassVar = "lclstream.streamer.serializers.crystfel:CrystfelMsgpackSerializer"
+    type: Literal["CrystfelMsgpackSerializer"] = "CrystfelMsgpackSerializer"
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Value -> its key in the message; a value that is not here is not sent. Without any, all
+    are sent under their own names, apart from those of `peaks`."""
+    geometry_keys: list[str] = Field(default_factory=list)
+    """Keys that the geometry file names, such as those of the data and the photon energy: they
+    must be there, and come first."""
+    images: list[str] | None = None
+    """The values that are images. Without it: all with two or more axes."""
+    wavelength: str | None = None
+    """Value with the wavelength in angstrom, to be sent as photon energy in eV."""
+    photon_energy_key: str = Field(default="beam_energy", min_length=1)
+    """With `wavelength`: key of the photon energy."""
+    peaks: str | None = None
+    """What the names of the values with the peaks begin with, as the `output` of `PeakFinder8`:
+    `<peaks>_fs`, `<peaks>_ss` and `<peaks>_intensity` are sent as the list of peaks."""
+    peak_list_key: str = Field(default="peak_list", min_length=1)
+    """With `peaks`: key of the list of peaks."""
+    identification: bool = True
+    """Whether keys `timestamp` and `event_index`, for CrystFEL's `--copy-header`, and a map
+    `lclstream` identify the event."""
+
+    @property
+    def peak_labels(self) -> tuple[str, ...]:
+        """The values with the columns of the list of peaks."""
+        return tuple(f"{self.peaks}_{name}" for name in PEAK_COLUMNS) if self.peaks else ()
+
+    def keys_of(self, labels: tuple[str, ...]) -> dict[str, str]:
+        """Return the values that have a key of their own, and the key."""
+        if self.fields:
+            return {label: key for label, key in self.fields.items() if label in labels}
+        begin = f"{self.peaks}_" if self.peaks else None
+        return {label: label for label in labels if begin is None or not label.startswith(begin)}
+
+    def needed(self, labels: tuple[str, ...]) -> set[str]:
+        """Return the values that anything is made of."""
+        return {*self.keys_of(labels), *self.peak_labels, self.wavelength or ""}
+
+    def own_keys(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the keys that identify the event and that no value has."""
+        taken = self.keys_of(labels).values()
+        names = ("timestamp", "event_index", OWN_GROUP) if self.identification else ()
+        return tuple(name for name in names if name not in taken)
+
+    def problems(self, parameters: "Parameters") -> Iterator[Finding]:
+        """Yield values that do not exist, and keys that CrystFEL would take for others."""
+        labels = parameters.labels
+        yield from renamed(("fields",), self.fields, labels)
+        for label in (*(self.images or ()), *self.peak_labels, self.wavelength):
+            if label is not None and label not in labels:
+                place = "wavelength" if label == self.wavelength else "images"
+                place = "peaks" if label in self.peak_labels else place
+                yield (place,), f"there is no value {label!r}{near(label, labels)}", label
+        keys = self.keys_of(labels)
+        if OWN_GROUP in keys.values() and self.identification:
+            yield ("fields",), f"{OWN_GROUP} is the key of our own metadata", OWN_GROUP
+        more = [self.peak_list_key] if self.peaks else []
+        more += [self.photon_energy_key] if self.wavelength else []
+        every = [*keys.values(), *more, *self.own_keys(labels)]
+        yield from _collisions(every)
+        for number, key in enumerate(self.geometry_keys):
+            if key not in every:
+                text = f"no value has this key{near(key, every)}"
+                yield ("geometry_keys", number), text, key
+
+
+def _collisions(keys: list[str]) -> Iterator[Finding]:
+    """Yield keys that are given twice, or are prefixes of others."""
+    for number, key in enumerate(keys):
+        for other in keys[number + 1 :]:
+            if key == other:
+                yield ("fields",), f"the key {key!r} is given twice", key
+            elif key.startswith(other) or other.startswith(key):
+                shorter, longer = sorted((key, other), key=len)
+                text = f"CrystFEL would take the key {shorter!r} for {longer!r}, which begins so"
+                yield ("fields",), f"{text}: give one of them another key", shorter
 
 
 def renamed(
