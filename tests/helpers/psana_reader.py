@@ -1,6 +1,7 @@
 """Runs in psana2's environment, not in ours: writes as JSON what psana2 reads.
 
     python psana_reader.py REQUEST.json ANSWER.json
+    python psana_reader.py          one request per line of the input, one answer per line
 
 The request holds `data_source` (arguments of `psana.DataSource`), `variables` (process
 variables) and `detectors` (names whose `raw.raw` is asked for).
@@ -84,6 +85,19 @@ def plain(value: Any) -> Any:
     return value.value if hasattr(value, "value") else value
 
 
+def serve() -> None:
+    """Answer request after request, so that psana is imported once for many files."""
+    # psana and its libraries print as they please.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        answers.write(json.dumps(main(json.loads(line))) + "\n")
+        answers.flush()
+
+
 if __name__ == "__main__":
-    answer = main(json.loads(Path(sys.argv[1]).read_text()))
-    Path(sys.argv[2]).write_text(json.dumps(answer))
+    if len(sys.argv) == 1:
+        serve()
+    else:
+        answer = main(json.loads(Path(sys.argv[1]).read_text()))
+        Path(sys.argv[2]).write_text(json.dumps(answer))

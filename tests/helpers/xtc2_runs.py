@@ -1,8 +1,10 @@
 """Runs that are made for tests: what is written, and what must be read back."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -144,12 +146,51 @@ def stream_path(folder: Path, stream: int = 0, chunk: int = 0, run: int = RUN) -
     return folder / f"{EXPERIMENT}-r{run:04d}-s{stream:03d}-c{chunk:03d}.xtc2"
 
 
-def parameters(source_identifier: str, **data_sources: Mapping[str, Any]) -> Parameters:
+def write_chunks(folder: Path, events: Sequence[MadeEvent], cuts: Sequence[int]) -> list[Path]:
+    """Write one stream in several chunks.
+
+    Args:
+        folder: where.
+        events: of all of them.
+        cuts: with which event each chunk but the first begins.
+    """
+    parts = [events[a:b] for a, b in itertools.pairwise([0, *cuts, len(events)])]
+    paths = [stream_path(folder, chunk=chunk) for chunk in range(len(parts))]
+    for chunk, (path, part) in enumerate(zip(paths, parts, strict=True)):
+        file = Xtc2Writer(
+            path,
+            experiment=EXPERIMENT,
+            run=RUN,
+            start=START,
+            detectors=[*CAMERA, WAVE],
+            epics=EPICS,
+            continues=chunk > 0,
+        )
+        with file:
+            if chunk == 0:
+                file.begin_run(later(START, 10))
+            for event in part:
+                file.slow_update(later(event.timestamp, -1000), event.epics)
+                file.event(event.timestamp, event.values, event.damage)
+            if chunk + 1 < len(paths):
+                following = paths[chunk + 1].name
+                file.announce_chunk(later(part[-1].timestamp, 1000), chunk + 1, following)
+            else:
+                file.end_run(later(part[-1].timestamp, 1000))
+    return paths
+
+
+def parameters(
+    source_identifier: str,
+    *,
+    source: Mapping[str, Any] = MappingProxyType({}),
+    **data_sources: Mapping[str, Any],
+) -> Parameters:
     """Return a configuration that reads XTC2 files."""
     return parse_parameters(
         {
             "source_identifier": source_identifier,
-            "event_source": {"type": "Xtc2EventSource"},
+            "event_source": {"type": "Xtc2EventSource", **source},
             "data_sources": {"stamp": {"type": "Psana2Timestamp"}, **data_sources},
             "processing_pipeline": {"type": "BatchProcessingPipeline", "batch_size": 1},
             "data_serializer": {"type": "HDF5BinarySerializer"},

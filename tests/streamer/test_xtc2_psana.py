@@ -1,17 +1,18 @@
 """psana2 itself, as released on PyPI, reads what we write and agrees with what we read."""
 
-import base64
-import json
-import math
-import platform
+import itertools
+import os
 import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tests.helpers.oracles import oracle
+from hypothesis import HealthCheck, given, settings
+from tests.helpers.psana_answers import Psana, agree, value_of
+from tests.helpers.psana_environment import FIXTURE, psana_python, tool
+from tests.helpers.xtc2_generated import GeneratedRun, generated_runs, write_generated
 from tests.helpers.xtc2_runs import (
     CAMERA,
     EPICS,
@@ -23,74 +24,34 @@ from tests.helpers.xtc2_runs import (
     parameters,
     same,
     stream_path,
+    write_chunks,
     write_run,
 )
 
 from lclstream.streamer.events import Event
 from lclstream.streamer.sources.xtc2 import Xtc2EventSource
+from lclstream.streamer.sources.xtc2_dgram import Dgram, Window, parse_names
 from lclstream.streamer.sources.xtc2_file import Xtc2File
-from lclstream.streamer.sources.xtc2_format import Key, Service
+from lclstream.streamer.sources.xtc2_format import FieldType, Key, Service, XtcType
+from lclstream.streamer.sources.xtc2_index import index_path
+from lclstream.streamer.sources.xtc2_index_writer import SMDINFO, write_index
 
-FIXTURE = Path(__file__).parents[3] / "shared/data/mfx101332224_r0007_jungfrau05M.xtc2"
-READER = Path(__file__).parents[1] / "helpers" / "psana_reader.py"
-
-# mpich is the library that psana's mpi4py wants to find; kerberos would have to be compiled and
-# only serves to log in at SLAC.
-REQUIREMENTS = ["psana==4.3.4", "mpich"]
-WITHOUT = ["pykerberos"]
-
+EXAMPLES = 2000 if os.environ.get("LCLSTREAM_SOAK") else 40
 # The first test installs the environment.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
-@pytest.fixture
-def psana() -> Path:
+@pytest.fixture(scope="module")
+def python() -> Path:
     """Return the Python of an environment with psana2."""
-    wheels = {(3, 11), (3, 12), (3, 13)}
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        pytest.skip(f"psana has no wheel for {sys.platform} {platform.machine()}")
-    if sys.version_info[:2] not in wheels:
-        pytest.skip(f"psana has no wheel for Python {platform.python_version()}")
-    return oracle("psana", REQUIREMENTS, without=WITHOUT)
+    return psana_python()
 
 
-def run(*command: str | Path, folder: Path) -> None:
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def ask(psana: Path, folder: Path, **request: Any) -> list[dict[str, Any]]:
-    """Return the runs as psana2 reads them."""
-    question, answer = folder / "request.json", folder / "answer.json"
-    question.write_text(json.dumps({"variables": [], "detectors": [], **request}))
-    # Without the folder of the script on the path, where other files lie.
-    run(psana, "-P", READER, question, answer, folder=folder)
-    found: list[dict[str, Any]] = json.loads(answer.read_text())["runs"]
-    return found
-
-
-def value_of(plain: Any) -> Any:
-    if isinstance(plain, dict):
-        raw = base64.b64decode(plain["data"])
-        return np.frombuffer(raw, plain["dtype"]).reshape(plain["shape"])
-    return plain
-
-
-def agree(theirs: Any, ours: Any) -> bool:
-    """Return whether psana2's value is ours; it gives scalars as Python's own numbers."""
-    theirs = value_of(theirs)
-    if isinstance(ours, np.ndarray):
-        return same(theirs, ours)
-    ours = ours.item() if isinstance(ours, np.generic) else ours
-    both_nan = isinstance(ours, float) and math.isnan(ours) and math.isnan(theirs)
-    return bool(both_nan or (type(theirs) is type(ours) and theirs == ours))
+@pytest.fixture(scope="module")
+def psana(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Psana]:
+    """Return a process that reads files by psana2."""
+    with Psana(python, tmp_path_factory.mktemp("psana")) as process:
+        yield process
 
 
 def check_values(found: dict[str, Any], key: Key, values: Any, damage: int) -> None:
@@ -115,12 +76,10 @@ def check_run(found: dict[str, Any], made: list[MadeEvent]) -> None:
             check_values(event["values"], key, values, one.damage.get(key, 0))
 
 
-def test_psana_reads_a_file_of_ours(psana: Path, tmp_path: Path) -> None:
+def test_psana_reads_a_file_of_ours(psana: Psana, tmp_path: Path) -> None:
     made = made_events(5)
     path = write_run(stream_path(tmp_path), made)
-    (found,) = ask(
-        psana,
-        tmp_path,
+    (found,) = psana.ask(
         data_source={"files": str(path)},
         variables=["gas", "GDET:FEE1:241", "note"],
         detectors=["cam"],
@@ -132,35 +91,97 @@ def test_psana_reads_a_file_of_ours(psana: Path, tmp_path: Path) -> None:
         gas, note = one.epics["gas"], one.epics["note"]
         assert event["variables"] == {"gas": gas, "GDET:FEE1:241": gas, "note": note}
     # Our source gives what psana2's detector gives, except that it passes over damaged data.
-    ours = [each.read("cam", "raw.arrayRaw") for each in events_of(f"files={path}")]
+    source = Xtc2EventSource(parameters(f"files={path}"), 0, 1)
+    ours = [each.read("cam", "raw.arrayRaw") for each in source]
     theirs = [value_of(each["raw"]["cam"]) for each in found["events"]]
     assert [each is None for each in theirs] == [False, False, True, False, False]
     assert [each is None for each in ours] == [False, True, True, False, False]
     assert all(same(theirs[index], ours[index]) for index in (0, 3, 4))
 
 
-def test_psana_joins_streams_of_ours(psana: Path, tmp_path: Path) -> None:
+def test_psana_joins_streams_of_ours(python: Path, psana: Psana, tmp_path: Path) -> None:
     made = made_events(4)
     (tmp_path / "smalldata").mkdir()
     for stream, detectors in enumerate([[WAVE, CAMERA[0]], CAMERA[1:]]):
         path = write_run(stream_path(tmp_path, stream), made, detectors=detectors, epics=not stream)
+        ours = write_index([path]).read_bytes()
         # The index of a file, made by psana's own program.
-        smalldata = tmp_path / "smalldata" / (path.stem + ".smd.xtc2")
-        tools = psana.parents[1] / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        smdwriter = tools / "site-packages" / "bin" / "smdwriter"
-        smdwriter.chmod(0o755)
-        run(smdwriter, "-f", path, "-o", smalldata, folder=tmp_path)
+        subprocess.run(
+            [tool(python, "smdwriter"), "-f", path, "-o", index_path(path)],
+            capture_output=True,
+            check=True,
+        )
+        assert_same_index(ours, index_path(path).read_bytes())
     source = {"exp": EXPERIMENT, "run": RUN, "dir": str(tmp_path)}
-    (found,) = ask(psana, tmp_path, data_source=source, detectors=["cam"])
+    (found,) = psana.ask(data_source=source, detectors=["cam"])
     check_run(found, made)
-    ours = events_of(f"exp={EXPERIMENT},run={RUN},dir={tmp_path}")
-    assert [each.timestamp for each in ours] == [each["timestamp"] for each in found["events"]]
-    assert same(value_of(found["events"][3]["raw"]["cam"]), ours[3].read("cam", "raw.arrayRaw"))
+    ours_read = events_of(f"exp={EXPERIMENT},run={RUN},dir={tmp_path}")
+    assert [each.timestamp for each in ours_read] == [each["timestamp"] for each in found["events"]]
+    theirs = value_of(found["events"][3]["raw"]["cam"])
+    assert same(theirs, ours_read[3].read("cam", "raw.arrayRaw"))
+
+
+def assert_same_index(ours: bytes, theirs: bytes) -> None:
+    """Compare all but what smdwriter leaves behind the ends of names: whatever was in memory."""
+    assert len(ours) == len(theirs)
+    where = Window(theirs, "smdwriter")
+    (described,) = (
+        each
+        for each in Dgram(where, 0, {}).xtcs()
+        if each.kind == XtcType.NAMES and each.src == SMDINFO.names_id
+    )
+    assert parse_names(where, described) == SMDINFO
+    assert ours[: described.start] == theirs[: described.start]
+    assert ours[described.end :] == theirs[described.end :]
+
+
+def test_psana_follows_chunks_by_our_index(psana: Psana, tmp_path: Path) -> None:
+    made = made_events(5)
+    paths = write_chunks(tmp_path, made, cuts=[2, 4])
+    write_index(paths)
+    source = {"exp": EXPERIMENT, "run": RUN, "dir": str(tmp_path)}
+    (found,) = psana.ask(data_source=source, detectors=["cam"])
+    check_run(found, made)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(made=generated_runs())
+def test_psana_reads_the_same_from_any_run(psana: Psana, made: GeneratedRun) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_generated(Path(folder), made)
+        source = {"exp": EXPERIMENT, "run": RUN, "dir": folder}
+        variables = [*made.epics, *(name for name, _ in made.epics.values()), *made.scan]
+        (found,) = psana.ask(data_source=source, variables=variables)
+        identifier = f"exp={EXPERIMENT},run={RUN},dir={folder}"
+        for size in (1, 3):
+            shares = [events_of(identifier, rank, size) for rank in range(size)]
+            events = sorted(itertools.chain(*shares), key=lambda each: each.index)
+            assert [each.timestamp for each in events] == [
+                each["timestamp"] for each in found["events"]
+            ]
+            for theirs, ours in zip(found["events"], events, strict=True):
+                check_event(theirs, ours, made)
+
+
+def check_event(theirs: dict[str, Any], ours: Event, made: GeneratedRun) -> None:
+    for name, value in theirs["variables"].items():
+        read = ours.read(name)
+        assert (read is None and value is None) or agree(value, read), name
+    for names in itertools.chain(*made.detectors):
+        alone = f"{names.detector}[{names.segment}]"
+        found = theirs["values"].get(" ".join(map(str, names.key)), {})
+        for each in names.fields:
+            value = ours.read(alone, f"{names.algorithm}.{each.name}")
+            # psana2 shows an enumeration without the name of its type, and no labels.
+            key = each.name.partition(":")[0]
+            if each.type is not FieldType.ENUMDICT:
+                assert (value is None) == (key not in found), each.name
+                assert value is None or agree(found[key], value), each.name
 
 
 @pytest.mark.skipif(not FIXTURE.exists(), reason="real Jungfrau data are not here")
-def test_we_read_real_data_as_psana_does(psana: Path, tmp_path: Path) -> None:
-    (found,) = ask(psana, tmp_path, data_source={"files": str(FIXTURE)}, detectors=["jungfrau"])
+def test_we_read_real_data_as_psana_does(psana: Psana) -> None:
+    (found,) = psana.ask(data_source={"files": str(FIXTURE)}, detectors=["jungfrau"])
     ours = events_of(str(FIXTURE))
     first = ours[0]
     assert (found["experiment"], found["run"]) == (first.experiment, first.run)
@@ -177,5 +198,6 @@ def test_we_read_real_data_as_psana_does(psana: Path, tmp_path: Path) -> None:
         assert agree(theirs["raw"]["jungfrau"], event.read("jungfrau", "raw.raw"))
 
 
-def events_of(identifier: str) -> list[Event]:
-    return list(Xtc2EventSource(parameters(identifier), 0, 1))
+def events_of(identifier: str, rank: int = 0, size: int = 1) -> list[Event]:
+    """Read what psana2 reads: it hands out damaged values, too."""
+    return list(Xtc2EventSource(parameters(identifier, source={"damaged": "keep"}), rank, size))

@@ -76,7 +76,7 @@ def _entry(dgram: Dgram) -> Parts:
     env = dgram.env & ~(0xF << 24)
     if dgram.service is Service.L1ACCEPT:
         place = {"intOffset": start, "intDgramSize": end - start}
-        parts = encode_shapes_data(SMDINFO, place, data_first=True)
+        parts = encode_shapes_data(SMDINFO, place)
     elif dgram.service is Service.END_RUN:
         parts = []
     else:
