@@ -106,10 +106,7 @@ class Parameters(StrictModel):
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of the values that reach the serializer, in order."""
-        labels = tuple(self.data_sources)
-        for step in self.processing_pipeline.all_steps():
-            labels = step.labels_after(labels)
-        return labels
+        return self.processing_pipeline.labels_behind(self.data_sources)
 
     @model_validator(mode="wrap")
     @classmethod
