@@ -103,7 +103,8 @@ class SimplonEventSource:
                 raise DecodeError(text) from None
             if event is not None:
                 yield event
-        self._book.finish()
+        if self._config.ranks == "one":
+            self._book.finish()
 
     def close(self) -> None:
         """Disconnect; what was not read is gone."""
