@@ -138,7 +138,9 @@ class ServiceStore:
                 documents = _of_name(listed, name)
                 if documents and name not in chosen:
                     chosen[name] = database, max(documents, key=_made_at)
-        return chosen
+        return {
+            name: each for name, each in chosen.items() if _is_readable(name, *each, self._address)
+        }
 
     def _listing(self, client: httpx.Client, path: str, query: Any) -> list[Document]:
         url = f"{self._address}/calib_ws/{path}"
@@ -277,6 +279,18 @@ def array_type(document: Document, where: str) -> tuple[np.dtype[Any], tuple[int
 
 def _of_name(documents: list[Document], name: str) -> list[Document]:
     return [each for each in documents if each.get("ctype") == name]
+
+
+def _is_readable(name: str, database: str, document: Document, address: str) -> bool:
+    """Return whether constants are what their name says; others are passed over, with a warning.
+
+    Pickled objects are among them: reading one would execute it.
+    """
+    kind, wanted = document.get("data_type"), "str" if name == GEOMETRY else "ndarray"
+    if kind != wanted:
+        extra = {"constants": name, "database": database, "type": str(kind), "service": address}
+        logger.warning("calibration_constants_passed_over", extra=extra)
+    return bool(kind == wanted)
 
 
 def _runs(document: Document) -> tuple[int, int]:
