@@ -80,6 +80,7 @@ class CrystfelMsgpackSerializerConfig(SerializerModel):
 
     implementation: ClassVar = "lclstream.streamer.serializers.crystfel:CrystfelMsgpackSerializer"
     type: Literal["CrystfelMsgpackSerializer"] = "CrystfelMsgpackSerializer"
+    event_wise: ClassVar = True
     fields: dict[str, str] = Field(default_factory=dict)
     """Value -> its key in the message; a value that is not here is not sent. Without any, all
     are sent under their own names, apart from those of `peaks`."""
@@ -153,8 +154,8 @@ def _collisions(keys: list[str]) -> Iterator[Finding]:
                 yield ("fields",), f"the key {key!r} is given twice", key
             elif key.startswith(other) or other.startswith(key):
                 shorter, longer = sorted((key, other), key=len)
-                text = f"CrystFEL would take the key {shorter!r} for {longer!r}, which begins so"
-                yield ("fields",), f"{text}: give one of them another key", shorter
+                taken = f"the key {shorter!r} would be taken for {longer!r}, which begins so"
+                yield ("fields",), f"{taken}, by CrystFEL: give one another name", shorter
 
 
 def renamed(
