@@ -124,7 +124,10 @@ class Xtc2EventSource:
             experiment=situation.experiment,
             run_timestamp=situation.run_timestamp,
             step=situation.step,
-            readings=self._calibration.readings(situation, readings),
+            # What is not calibrated takes no way around.
+            readings=self._calibration.readings(situation, readings)
+            if self._config.calibration
+            else readings,
         )
 
     def _recordings(self) -> Iterator[Recording]:
