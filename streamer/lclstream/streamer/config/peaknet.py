@@ -1,7 +1,7 @@
 """Images as the PeakNet neural network takes them: what both versions of its preprocessing know."""
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,38 +50,30 @@ class PeaknetOptions(StrictModel):
     images: Labels | None = None
     """The values that are images. Without it: every value with two axes, and with three where
     stacks are padded."""
-    stacks: Literal["pass", "pad"] | None = None
+    stacks: Literal["pass", "pad"] = "pass"
     """What happens to values of (panels, rows, columns): they pass unchanged, or each panel is
-    padded and is a channel. Without it: `pad` if any of `apply_normalization`, `norm_*` and
-    `merge_batch_and_channel` is written, else `pass`, as upstream."""
-    original_shape: bool | None = None
+    padded and is a channel. As upstream, the default is `pad` where `apply_normalization`,
+    `merge_batch_and_channel`, `norm_eps`, `norm_check_nan` or `norm_scale_variance` is written."""
+    original_shape: bool = False
     """Add `<image>_original_shape` to the values: int32 [channels, rows, columns] before
-    padding. Without it: as with `stacks`."""
+    padding. The default is true where that of `stacks` is `pad`."""
     larger: Literal["keep", "crop", "error"] = "keep"
     """What happens to images that are larger than the target: they keep their size, lose what
     sticks out on the sides where zeros would go, or the run fails."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _version(cls, data: Any) -> Any:
+        """Write down what the defaults of the second version are, for those who read it again."""
+        if isinstance(data, Mapping) and OF_SECOND_VERSION.intersection(data):
+            return {"stacks": "pad", "original_shape": True, **data}
+        return data
 
     @model_validator(mode="after")
     def _channels_to_merge(self) -> "PeaknetOptions":
         if self.merge_batch_and_channel and not self.add_channel_dim:
             raise ValueError("merge_batch_and_channel needs add_channel_dim: true")
         return self
-
-    @property
-    def pads_stacks(self) -> bool:
-        """Whether (panels, rows, columns) are images, too."""
-        return self.stacks == "pad" if self.stacks else self._is_second_version
-
-    @property
-    def adds_original_shape(self) -> bool:
-        """Whether the size before padding joins the values."""
-        if self.original_shape is None:
-            return self._is_second_version
-        return self.original_shape
-
-    @property
-    def _is_second_version(self) -> bool:
-        return bool(OF_SECOND_VERSION & self.model_fields_set)
 
 
 class PeaknetPreprocessingConfig(ValueStep, PeaknetOptions):
@@ -96,7 +88,7 @@ class PeaknetPreprocessingConfig(ValueStep, PeaknetOptions):
 
     def makes(self) -> Iterator[tuple[Place, str]]:
         """Yield the original shapes of the images, where these are named."""
-        if self.adds_original_shape:
+        if self.original_shape:
             for i, label in enumerate(self.images or ()):
                 yield ("images", i), label + ORIGINAL_SHAPE
 
@@ -107,7 +99,7 @@ class PeaknetPreprocessingConfig(ValueStep, PeaknetOptions):
     def known_after(self, known: Knowledge) -> dict[str, Known]:
         """Return what is known about the values behind it."""
         images = [label for label in known if self._may_be_image(label, known[label])]
-        shapes = [label + ORIGINAL_SHAPE for label in images if self.adds_original_shape]
+        shapes = [label + ORIGINAL_SHAPE for label in images if self.original_shape]
         changed = {label: Known() if label in images else known[label] for label in known}
         new = {label: Known("int32", (3,), is_ragged=False) for label in shapes}
         return changed | {label: new[label] for label in new if label not in known}
@@ -115,7 +107,7 @@ class PeaknetPreprocessingConfig(ValueStep, PeaknetOptions):
     def misfits(self, known: Knowledge) -> Iterator[Finding]:
         """Yield why something is no image, or too large."""
         for i, label in enumerate(self.images or ()):
-            value, allowed = known[label], (2, 3) if self.pads_stacks else (2,)
+            value, allowed = known[label], (2, 3) if self.stacks == "pad" else (2,)
             if value.is_text or value.is_ragged or value.ndim not in (None, *allowed):
                 yield ("images", i), f"is not an image of {_either(allowed)} axes", label
             elif value.shape and self.larger == "error" and self._is_larger(value.shape):
@@ -125,7 +117,7 @@ class PeaknetPreprocessingConfig(ValueStep, PeaknetOptions):
     def _may_be_image(self, label: str, known: Known) -> bool:
         if self.images is not None:
             return label in self.images
-        return known.may_be_image and (self.pads_stacks or known.ndim != 3)
+        return known.may_be_image and (self.stacks == "pad" or known.ndim != 3)
 
     def _is_larger(self, shape: tuple[int, ...]) -> bool:
         return shape[-2] > self.target_height or shape[-1] > self.target_width

@@ -59,7 +59,7 @@ class PeaknetPreprocessingPipelineConfig(StepsPipeline, PeaknetOptions):
 
     def all_steps(self) -> tuple[StepModel, ...]:
         """Return the one step that does it."""
-        options = self.model_dump(exclude={"type", "batch_size"}, exclude_unset=True)
+        options = self.model_dump(exclude={"type", "batch_size"})
         return (PeaknetPreprocessingConfig(**options),)
 
 

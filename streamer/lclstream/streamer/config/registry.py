@@ -92,10 +92,28 @@ class DataSourceModel(Choice):
     type: str
     required: bool = True
     """Whether an event without this reading is incomplete (see `skip_incomplete_events`)."""
+    units: str = ""
+    """Of the value, such as `keV`; goes into messages that can hold it."""
 
     def readings(self) -> list[tuple[str, str]]:
         """Return (name, field) of everything that this reads from an event."""
         return []
+
+    def parts(self) -> tuple[str, ...]:
+        """Return what its values are called, when it gives several instead of one.
+
+        Each is sent as `<name of the data source>.<part>`.
+        """
+        return ()
+
+    def psana_parts(self) -> tuple[tuple[str, str], ...]:
+        """Return (name, part) of its values as psana calls them; none: it has no such names."""
+        return tuple((part, part) for part in self.parts())
+
+    def part(self, part: str) -> "DataSourceModel":
+        """Return the data source that gives one of its parts alone."""
+        del part
+        return self
 
 
 class ProcessingModel(Choice):
@@ -141,9 +159,9 @@ class StepModel(Choice):
             for module, names in (
                 ("steps", ("DropValues", "Prescale", "RenameValues", "RequireValues",
                            "SelectEvents", "SelectValues")),
-                ("pixel_steps", ("Bin", "CommonMode", "ConvertType", "Crop", "MaskPixels",
-                                 "PhotonCounts", "SelectPanels", "SplitPanels", "StackValues",
-                                 "Threshold")),
+                ("pixel_steps", ("Bin", "Crop", "SelectPanels", "SplitPanels", "StackValues")),
+                ("number_steps", ("CommonMode", "ConvertType", "MaskPixels", "PhotonCounts",
+                                  "Threshold")),
                 ("diffraction_steps", ("PeakFinder8", "RadialProfile")),
                 ("waveform_steps", ("SpectrumCentroid", "WaveformArrivalTimes",
                                     "WaveformBaseline", "WaveformWindows",

@@ -1,6 +1,7 @@
 """What can be done to single events: what all steps share, and those that choose values and events.
 
-The other steps stand in `pixel_steps`, `diffraction_steps` and `waveform_steps`.
+The other steps stand in `pixel_steps`, `number_steps`, `diffraction_steps`, `waveform_steps` and
+`peaknet`.
 """
 
 from collections.abc import Iterator

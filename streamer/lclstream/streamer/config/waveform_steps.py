@@ -101,7 +101,7 @@ class WaveformWindowsConfig(PairedStep):
 
     def learned(self, known: Knowledge) -> dict[str, Known]:
         """Return what is known about the results."""
-        learned = {}
+        learned: dict[str, Known] = {}
         for label, output in self.pairs:
             starts, lengths, samples = window_labels(output)
             number = Known("uint32", (), is_ragged=True)
@@ -138,7 +138,7 @@ class ArrivalStep(PairedStep):
     def learned(self, known: Knowledge) -> dict[str, Known]:
         """Return what is known about the results."""
         del known
-        learned = {}
+        learned: dict[str, Known] = {}
         for _, output in self.pairs:
             tofs, slopes, nedges = arrival_labels(output)
             kinds = [Known(dtype, (), is_ragged=True) for dtype in self.dtypes]
@@ -290,7 +290,7 @@ class SpectrumCentroidConfig(PairedStep):
 
     def learned(self, known: Knowledge) -> dict[str, Known]:
         """Return what is known about the results."""
-        learned = {}
+        learned: dict[str, Known] = {}
         for label, output in self.pairs:
             centroid, total, corrected = centroid_labels(output)
             spectrum = known.get(label, Known())

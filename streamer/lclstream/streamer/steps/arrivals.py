@@ -10,13 +10,13 @@ from lclstream.streamer.config import Parameters
 from lclstream.streamer.config import waveform_steps as configs
 from lclstream.streamer.events import Event
 from lclstream.streamer.steps.fourier import logic_vector
-from lclstream.streamer.steps.mapping import array_of, elements_of, misfit
+from lclstream.streamer.steps.mapping import Numbers, array_of, elements_of, misfit
 from lclstream.streamer.steps.waveforms import runs
-from lclstream.streamer.values import Array, Ragged, Reading, Values
+from lclstream.streamer.values import Ragged, Reading, Values
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.int64]
-Edges = tuple[Array, Array]
+Edges = tuple[Numbers, Numbers]
 """Times and slopes, one element for each edge."""
 Config = TypeVar("Config", bound=configs.ArrivalStep)
 
@@ -86,7 +86,7 @@ class WindowArrivalTimes(ArrivalTimes[configs.WindowArrivalTimesConfig]):
         times, slopes = crests(samples, starts, lengths, self.config.distance, threshold)
         return times.astype(np.uint32), slopes
 
-    def _windows(self, label: str, values: Values) -> tuple[Indices, Indices, Array] | None:
+    def _windows(self, label: str, values: Values) -> tuple[Indices, Indices, Numbers] | None:
         if self.config.source == "waveform":
             value = values.get(label)
             if value is None:
@@ -130,7 +130,7 @@ class WaveformArrivalTimes(ArrivalTimes[configs.WaveformArrivalTimesConfig]):
         times *= config.expand
         return self._rounded(times, number, event), slopes
 
-    def _rounded(self, times: Doubles, number: int, event: Event) -> Array:
+    def _rounded(self, times: Doubles, number: int, event: Event) -> Numbers:
         match self.config.rounding:
             case "none":
                 return times
@@ -142,8 +142,8 @@ class WaveformArrivalTimes(ArrivalTimes[configs.WaveformArrivalTimesConfig]):
 
 
 def crests(
-    samples: Array, starts: Indices, lengths: Indices, distance: int, threshold: float
-) -> tuple[Indices, Array]:
+    samples: Numbers, starts: Indices, lengths: Indices, distance: int, threshold: float
+) -> tuple[Indices, Numbers]:
     """Return time and slope of the crest behind each steep rise.
 
     The difference of a sample and the one `distance` later is at most the threshold where an
@@ -176,7 +176,7 @@ def crests(
     return times, difference[crest] - difference[crest - 1]
 
 
-def zero_crossings(logic: Array, threshold: float) -> tuple[Doubles, Doubles]:
+def zero_crossings(logic: Numbers, threshold: float) -> tuple[Doubles, Doubles]:
     """Return where the logic vector crosses zero behind each deep dip, and how steeply.
 
     Between its samples it is taken for straight. A dip that goes on to the end is left out.
@@ -188,6 +188,6 @@ def zero_crossings(logic: Array, threshold: float) -> tuple[Doubles, Doubles]:
     return MARGIN + stop - inner[stop] / slopes, slopes
 
 
-def _deepest(values: Array, first: Indices) -> Array:
+def _deepest(values: Numbers, first: Indices) -> Numbers:
     """Return the least value of each run; between runs nothing is negative."""
     return np.minimum.reduceat(values, first) if len(first) else values[:0]

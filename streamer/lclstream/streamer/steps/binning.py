@@ -1,12 +1,14 @@
 """A step that joins neighbouring pixels."""
 
+from typing import Any
+
 import numpy as np
 
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config import pixel_steps as configs
-from lclstream.streamer.steps.mapping import MappingStep, exactly, image_of
+from lclstream.streamer.steps.mapping import MappingStep, Numbers, exactly, image_of
 from lclstream.streamer.steps.masks import Bools, mask_of
-from lclstream.streamer.values import Array, Reading, Values
+from lclstream.streamer.values import Reading, Values
 
 
 class Bin(MappingStep[configs.BinConfig]):
@@ -36,7 +38,7 @@ class Bin(MappingStep[configs.BinConfig]):
         shape = total.shape
         out = self.rooms.take(label, shape, dtype)
         joined = self.config.rows * self.config.columns
-        counts: Array | int = joined
+        counts: Numbers | int = joined
         if good is not None:
             counts = self._joined(good, None, np.dtype(np.int32))
         if self.config.method == "mean":
@@ -48,7 +50,7 @@ class Bin(MappingStep[configs.BinConfig]):
             np.copyto(out, empty, where=counts == 0)
         return out
 
-    def _joined(self, image: Array, good: Bools | None, dtype: np.dtype[np.generic]) -> Array:
+    def _joined(self, image: Numbers, good: Bools | None, dtype: np.dtype[Any]) -> Numbers:
         """Return the sum of each block."""
         down, across = self.config.rows, self.config.columns
         *before, rows, columns = image.shape
@@ -58,7 +60,7 @@ class Bin(MappingStep[configs.BinConfig]):
         where = True if good is None else good[used].reshape(blocks)
         # First downwards, along whole rows of memory.
         lines = np.add.reduce(image[used].reshape(blocks), axis=-2, dtype=dtype, where=where)
-        total = lines[..., 0::across].copy()
+        total: Numbers = lines[..., 0::across].copy()
         for first in range(1, across):
             total += lines[..., first::across]
         return total

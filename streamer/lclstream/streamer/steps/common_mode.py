@@ -3,11 +3,11 @@
 import numpy as np
 
 from lclstream.streamer.config import Parameters
-from lclstream.streamer.config import pixel_steps as configs
-from lclstream.streamer.steps.mapping import MappingStep, image_of
+from lclstream.streamer.config import number_steps as configs
+from lclstream.streamer.steps.mapping import MappingStep, Numbers, image_of
 from lclstream.streamer.steps.masks import Bools, mask_of
 from lclstream.streamer.steps.shapes import panels_of
-from lclstream.streamer.values import Array, Reading, Values
+from lclstream.streamer.values import Reading, Values
 
 # The axes of (panel rows, panel columns, row, column) over which the common mode is one number.
 AXES = {"panel": (-2, -1), "row": (-1,), "column": (-2,)}
@@ -41,7 +41,7 @@ class CommonMode(MappingStep[configs.CommonModeConfig]):
         panels -= self._common(panels, good)
         return out
 
-    def _common(self, panels: Array, good: Bools | None) -> Array:
+    def _common(self, panels: Numbers, good: Bools | None) -> Numbers:
         """Return the common mode, in a form that fits the panels; 0 where too little counts."""
         counted = np.isfinite(panels)
         if good is not None:
@@ -57,7 +57,7 @@ class CommonMode(MappingStep[configs.CommonModeConfig]):
         return np.where(count >= self.config.least_pixels, common, 0).astype(panels.dtype)
 
 
-def _median(panels: Array, counted: Bools, count: Array, axes: tuple[int, ...]) -> Array:
+def _median(panels: Numbers, counted: Bools, count: Numbers, axes: tuple[int, ...]) -> Numbers:
     """Return the median of the elements that count, along some axes, which stay with size 1."""
     # What does not count is sorted behind everything else.
     kept = np.where(counted, panels, panels.dtype.type(np.inf))
@@ -66,4 +66,5 @@ def _median(panels: Array, counted: Bools, count: Array, axes: tuple[int, ...]) 
     number = count.reshape(ordered.shape[:-1])[..., None]
     lower = np.take_along_axis(ordered, np.maximum(number - 1, 0) // 2, axis=-1)
     upper = np.take_along_axis(ordered, np.minimum(number // 2, ordered.shape[-1] - 1), axis=-1)
-    return ((lower.astype(np.float64) + upper) / 2).reshape(count.shape)
+    middle: Numbers = (lower.astype(np.float64) + upper) / 2
+    return middle.reshape(count.shape)

@@ -6,17 +6,18 @@ from typing import Literal
 import numpy as np
 
 from lclstream.streamer.config import Parameters
-from lclstream.streamer.config import pixel_steps as configs
+from lclstream.streamer.config import number_steps as configs
 from lclstream.streamer.config.steps import MapStep
 from lclstream.streamer.steps.mapping import (
     MappingStep,
+    Numbers,
     array_of,
     elements_of,
     like,
     misfit,
 )
 from lclstream.streamer.steps.masks import read_array
-from lclstream.streamer.values import Array, Reading, Values
+from lclstream.streamer.values import Reading, Values
 
 ROUNDING = {"nearest": np.rint, "down": np.floor, "up": np.ceil, "toward_zero": np.trunc}
 
@@ -41,12 +42,14 @@ class ConvertType(MappingStep[configs.ConvertTypeConfig]):
             elements = self._scaled(elements)
         return like(value, self._casting.cast(label, self._rounded(elements)))
 
-    def _scaled(self, elements: Array) -> Array:
+    def _scaled(self, elements: Numbers) -> Numbers:
         """Return the numbers on the new scale: in float32 where the input fits exactly."""
         kind = np.result_type(elements.dtype, np.float32)
-        return elements * kind.type(self.config.scale) + kind.type(self.config.offset)
+        scaled: Numbers = elements * kind.type(self.config.scale)
+        scaled += kind.type(self.config.offset)
+        return scaled
 
-    def _rounded(self, elements: Array) -> Array:
+    def _rounded(self, elements: Numbers) -> Numbers:
         if elements.dtype.kind != "f" or not self._casting.to_integers:
             return elements
         return ROUNDING[self.config.rounding](elements)
@@ -68,7 +71,7 @@ class PhotonCounts(MappingStep[configs.PhotonCountsConfig]):
             gains = read_array(Path(config.gain_file), "", f"{config.type}: gain_file")
             if gains.dtype.kind not in "iuf" or not (gains > 0).all():
                 raise misfit(config, config.gain_file, "must hold positive gains only")
-        self._photons_per_unit: Array = 1.0 / gains.astype(np.float64)
+        self._photons_per_unit: Numbers = 1.0 / gains.astype(np.float64)
 
     def changed(self, label: str, value: Reading, values: Values) -> Reading:
         """Return photons.
@@ -105,7 +108,7 @@ class Casting:
         self._out_of_range, self._nan = out_of_range, nan
         self.to_integers = self._dtype.kind in "iu"
 
-    def cast(self, label: str, elements: Array) -> Array:
+    def cast(self, label: str, elements: Numbers) -> Numbers:
         """Return the numbers in the dtype.
 
         Raises:
@@ -119,7 +122,7 @@ class Casting:
             return self._floats_to_integers(label, elements)
         return self._integers_to_integers(label, elements)
 
-    def _to_floats(self, label: str, elements: Array) -> Array:
+    def _to_floats(self, label: str, elements: Numbers) -> Numbers:
         if not elements.size:
             return elements.astype(self._dtype)
         clips = self._out_of_range == "clip"
@@ -138,7 +141,7 @@ class Casting:
             out[overflown] = np.copysign(largest, elements[overflown])
         return out
 
-    def _floats_to_integers(self, label: str, elements: Array) -> Array:
+    def _floats_to_integers(self, label: str, elements: Numbers) -> Numbers:
         if not elements.size:
             return elements.astype(self._dtype)
         # NaN where any element is.
@@ -159,7 +162,7 @@ class Casting:
             out[gaps] = self._dtype.type(self._nan)
         return out
 
-    def _beyond(self, label: str, elements: Array, low: float, high: float) -> Array:
+    def _beyond(self, label: str, elements: Numbers, low: float, high: float) -> Numbers:
         """Return floats as integers, some of which are out of range."""
         info = np.iinfo(self._dtype)
         if self._out_of_range == "error":
@@ -174,7 +177,7 @@ class Casting:
         out[above], out[below] = info.max, info.min
         return out
 
-    def _integers_to_integers(self, label: str, elements: Array) -> Array:
+    def _integers_to_integers(self, label: str, elements: Numbers) -> Numbers:
         info = np.iinfo(self._dtype)
         if elements.dtype.kind == "b" or not elements.size or self._out_of_range == "wrap":
             return elements.astype(self._dtype)

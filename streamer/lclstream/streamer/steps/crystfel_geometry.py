@@ -16,6 +16,8 @@ from lclstream.core.errors import InvalidConfigError
 
 MAX_BYTES = 16 << 20
 MAX_PANELS = 10_000
+# Along one axis of an array.
+MAX_PIXELS = 1 << 24
 # One term of `fs = -0.0036320x +0.9999934y`.
 TERM = re.compile(r"([+-]?)\s*(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)?\s*([xyz])")
 NEEDED = ("min_fs", "max_fs", "min_ss", "max_ss", "corner_x", "corner_y", "fs", "ss")
@@ -134,14 +136,15 @@ def _panel(name: str, keys: Mapping[str, str], bad: list[Region], where: str) ->
     if missing:
         raise InvalidConfigError(f"{where}: panel {name!r} lacks {', '.join(missing)}")
     place = f"{where}: {name}"
-    limits = [int(_number(keys[key], f"{place}/{key}")) for key in NEEDED[:4]]
-    if not (0 <= limits[0] <= limits[1] < 1 << 20 and 0 <= limits[2] <= limits[3] < 1 << 24):
-        raise InvalidConfigError(f"{place} has impossible limits of fs and ss: {limits}")
+    limits = {key: int(_number(keys[key], f"{place}/{key}")) for key in NEEDED[:4]}
+    for axis in ("fs", "ss"):
+        if not 0 <= limits[f"min_{axis}"] <= limits[f"max_{axis}"] < MAX_PIXELS:
+            raise InvalidConfigError(f"{place} has impossible limits of {axis}")
     x, y = (_number(keys[key], f"{place}/{key}") for key in ("corner_x", "corner_y"))
     fs, ss = (_vector(keys[key], f"{place}/{key}") for key in ("fs", "ss"))
     index = _stack_index(keys, place)
     mine = tuple(region for region in bad if region.panel in ("", name))
-    return Panel(name, *limits, (x, y), fs, ss, index, mine)
+    return Panel(**limits, name=name, corner=(x, y), fs=fs, ss=ss, index=index, bad=mine)
 
 
 def _stack_index(keys: Mapping[str, str], place: str) -> int:

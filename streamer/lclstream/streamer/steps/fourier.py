@@ -47,5 +47,8 @@ def _factors(size: int, roll_off: int, dtype: str) -> tuple[Floats, Complex]:
     # Bin k counts k / size on one side and (k - 1) / size on the other.
     rate = np.maximum(np.arange(size) - 0.5, 0) / size
     kind = np.dtype(dtype)
-    signal = (weights * size).astype(np.float32 if kind == np.complex64 else np.float64)
-    return signal, (1j * rate * weights).astype(kind)
+    signal: Floats = weights * size
+    slope: Complex = 1j * rate * weights
+    if kind == np.complex64:
+        return signal.astype(np.float32), slope.astype(np.complex64)
+    return signal, slope

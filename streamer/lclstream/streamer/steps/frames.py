@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from lclstream.streamer.config.diffraction_steps import FrameStep
 from lclstream.streamer.steps.geometry import Geometry, Pixels
-from lclstream.streamer.steps.mapping import image_of
+from lclstream.streamer.steps.mapping import Numbers, image_of
 from lclstream.streamer.steps.masks import Bools, mask_of
-from lclstream.streamer.values import Array, Values
+from lclstream.streamer.values import Values
 
 Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class Frames:
         self._mask = mask_of(config.mask, config)
         self._buffer: Floats = np.empty((0, 0), np.float32)
 
-    def frame(self, values: Values) -> Array | None:
+    def frame(self, values: Values) -> Numbers | None:
         """Return the frame as it came, None when it is missing.
 
         Raises:
@@ -46,11 +46,13 @@ class Frames:
         pixels = self._geometry.pixels(self._config.input, shape)
         if self._mask is None or self._mask.fixed is None:
             return pixels
-        # Says what is wrong if the shapes differ.
-        good = self._mask.of(self._config.input, pixels.radius, {})
-        return Pixels(np.where(good, pixels.radius, np.nan), pixels.panel_shape)
+        radius = pixels.radius.copy()
+        good = self._mask.of(self._config.input, radius, {})
+        if good is not None:
+            radius[~good] = np.nan
+        return Pixels(radius, pixels.panel_shape)
 
-    def slab(self, frame: Array, values: Values) -> Floats | None:
+    def slab(self, frame: Numbers, values: Values) -> Floats | None:
         """Return a frame as contiguous floats (rows, columns), NaN where it is bad in this event.
 
         Of a stack, the panels lie one below the other. None: the mask of this event is missing.
@@ -69,7 +71,7 @@ class Frames:
         # What cannot be written is of another type to the compiler.
         is_ready = slab.dtype == kind and slab.flags.c_contiguous and slab.flags.writeable
         if is_ready and good is None:
-            return slab  # type: ignore[return-value]
+            return slab
         if self._buffer.shape != slab.shape or self._buffer.dtype != kind:
             self._buffer = np.empty(slab.shape, kind)
         np.copyto(self._buffer, slab)

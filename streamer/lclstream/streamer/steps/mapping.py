@@ -1,18 +1,21 @@
 """What steps have in common that make one value of each of some others."""
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.steps import MapStep, ValueStep
 from lclstream.streamer.events import Event
 from lclstream.streamer.steps.rooms import Rooms
-from lclstream.streamer.values import Array, Ragged, Reading, Values
+from lclstream.streamer.values import Ragged, Reading, Values
 
-Config = TypeVar("Config", bound=ValueStep)
+Numbers: TypeAlias = npt.NDArray[Any]
+"""An array of numbers of any dtype."""
+
 Mapped = TypeVar("Mapped", bound=MapStep)
 
 
@@ -53,7 +56,7 @@ def misfit(config: ValueStep, label: str, text: str) -> InvalidConfigError:
     return InvalidConfigError(f"{config.type}: {label!r} {text}")
 
 
-def array_of(config: ValueStep, label: str, value: Reading) -> Array:
+def array_of(config: ValueStep, label: str, value: Reading) -> Numbers:
     """Return a value that is one array of numbers.
 
     Raises:
@@ -66,7 +69,7 @@ def array_of(config: ValueStep, label: str, value: Reading) -> Array:
     return value
 
 
-def image_of(config: ValueStep, label: str, value: Reading) -> Array:
+def image_of(config: ValueStep, label: str, value: Reading) -> Numbers:
     """Return a value that has rows and columns.
 
     Raises:
@@ -78,7 +81,7 @@ def image_of(config: ValueStep, label: str, value: Reading) -> Array:
     return array
 
 
-def elements_of(config: ValueStep, label: str, value: Reading) -> Array:
+def elements_of(config: ValueStep, label: str, value: Reading) -> Numbers:
     """Return the numbers of a value, ragged or not.
 
     Raises:
@@ -87,14 +90,12 @@ def elements_of(config: ValueStep, label: str, value: Reading) -> Array:
     return array_of(config, label, value.array if isinstance(value, Ragged) else value)
 
 
-def like(value: Reading, elements: Array) -> Reading:
+def like(value: Reading, elements: Numbers) -> Reading:
     """Return new elements in the form of a value."""
     return Ragged(elements) if isinstance(value, Ragged) else elements
 
 
-def exactly(
-    config: ValueStep, label: str, name: str, number: float, dtype: np.dtype[np.generic]
-) -> np.generic:
+def exactly(config: ValueStep, label: str, name: str, number: float, dtype: np.dtype[Any]) -> Any:
     """Return a number of the configuration in the dtype of a value.
 
     Raises:

@@ -5,10 +5,17 @@ import math
 import numpy as np
 
 from lclstream.streamer.config import Parameters
-from lclstream.streamer.config import pixel_steps as configs
-from lclstream.streamer.steps.mapping import MappingStep, array_of, elements_of, exactly, like
+from lclstream.streamer.config import number_steps as configs
+from lclstream.streamer.steps.mapping import (
+    MappingStep,
+    Numbers,
+    array_of,
+    elements_of,
+    exactly,
+    like,
+)
 from lclstream.streamer.steps.masks import Mask
-from lclstream.streamer.values import Array, Reading, Values
+from lclstream.streamer.values import Reading, Values
 
 
 class MaskPixels(MappingStep[configs.MaskPixelsConfig]):
@@ -52,10 +59,10 @@ class Threshold(MappingStep[configs.ThresholdConfig]):
         return like(value, out)
 
 
-def _less(elements: Array, limit: float) -> Array:
+def _less(elements: Numbers, limit: float) -> Numbers:
     # Integers are compared with an integer: exactly, and without a copy as floats.
     return elements < (math.ceil(limit) if elements.dtype.kind in "iu" else limit)
 
 
-def _more(elements: Array, limit: float) -> Array:
+def _more(elements: Numbers, limit: float) -> Numbers:
     return elements > (math.floor(limit) if elements.dtype.kind in "iu" else limit)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config.masks import MaskConfig
 from lclstream.streamer.config.steps import ValueStep
-from lclstream.streamer.steps.mapping import array_of, misfit
-from lclstream.streamer.values import Array, Values
+from lclstream.streamer.steps.mapping import Numbers, array_of, misfit
+from lclstream.streamer.values import Values
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
@@ -31,7 +31,7 @@ class Mask:
             where = f"{step.type}: the mask"
             self.fixed = self._good(read_array(Path(config.file), config.dataset, where))
 
-    def of(self, label: str, frame: Array, values: Values) -> Bools | None:
+    def of(self, label: str, frame: Numbers, values: Values) -> Bools | None:
         """Return where the pixels of a frame are good, in its shape; None if it is not known.
 
         Raises:
@@ -48,7 +48,7 @@ class Mask:
             raise misfit(self._step, label, text)
         return good
 
-    def _good(self, words: Array) -> Bools:
+    def _good(self, words: Numbers) -> Bools:
         if self._config.bits:
             if words.dtype.kind not in "iu":
                 raise InvalidConfigError(f"{self._step.type}: the mask is {words.dtype}, no bits")
@@ -69,7 +69,7 @@ def mask_of(config: MaskConfig | None, step: ValueStep) -> Mask | None:
     return None if config is None else Mask(config, step)
 
 
-def read_array(path: Path, dataset: str, where: str) -> Array:
+def read_array(path: Path, dataset: str, where: str) -> Numbers:
     """Return an array from a NumPy or HDF5 file.
 
     Args:
@@ -97,7 +97,7 @@ def _is_numpy(path: Path) -> bool:
     return path.suffix in (".npy", ".npz")
 
 
-def _from_hdf5(path: Path, dataset: str) -> Array:
+def _from_hdf5(path: Path, dataset: str) -> Numbers:
     import h5py
 
     with h5py.File(path) as file:

@@ -8,9 +8,9 @@ from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.peaknet import ORIGINAL_SHAPE, PeaknetPreprocessingConfig
 from lclstream.streamer.events import Event
-from lclstream.streamer.steps.mapping import array_of, misfit
+from lclstream.streamer.steps.mapping import Numbers, array_of, misfit
 from lclstream.streamer.steps.rooms import Room, Rooms
-from lclstream.streamer.values import Array, Ragged, Reading, Values
+from lclstream.streamer.values import Ragged, Reading, Values
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class PeaknetPreprocessing:
         del parameters
         self._config = config
         self._named = None if config.images is None else frozenset(config.images)
-        self._axes = (2, 3) if config.pads_stacks else (2,)
+        self._axes = (2, 3) if config.stacks == "pad" else (2,)
         self._padded: dict[tuple[str, tuple[int, ...]], Room] = {}
         self._rooms = Rooms()
         self._images: tuple[str, ...] | None = None
@@ -48,7 +48,7 @@ class PeaknetPreprocessing:
             if value is None:
                 continue
             image = array_of(self._config, label, value)
-            if self._config.adds_original_shape:
+            if self._config.original_shape:
                 channels = image.shape[0] if image.ndim == 3 else 1
                 shape = np.array([channels, *image.shape[-2:]], np.int32)
                 after[label + ORIGINAL_SHAPE] = shape
@@ -71,7 +71,7 @@ class PeaknetPreprocessing:
             self._images = tuple(images)
             logger.info("images_recognised", extra={"values": list(images)})
 
-    def _prepared(self, label: str, image: Array, event: Event) -> Reading:
+    def _prepared(self, label: str, image: Numbers, event: Event) -> Reading:
         config = self._config
         padded, inside = self._pad(label, image)
         has_channels = image.ndim == 3 or config.add_channel_dim
@@ -84,7 +84,7 @@ class PeaknetPreprocessing:
             return Ragged(padded[:, None])
         return padded
 
-    def _pad(self, label: str, image: Array) -> tuple[Array, Spans]:
+    def _pad(self, label: str, image: Numbers) -> tuple[Numbers, Spans]:
         """Return the image among zeros, and where it lies."""
         config = self._config
         rows, columns = image.shape[-2:]
@@ -106,7 +106,7 @@ class PeaknetPreprocessing:
         padded[(..., *inside)] = image
         return padded, inside
 
-    def _fitted(self, label: str, image: Array) -> Array:
+    def _fitted(self, label: str, image: Numbers) -> Numbers:
         """Return what is left of an image that is larger than the target."""
         config = self._config
         if config.larger == "error":
@@ -118,16 +118,15 @@ class PeaknetPreprocessing:
         columns = _middle(image.shape[-1], config.target_width, config.pad_style)
         return image[..., rows, columns]
 
-    def _normalised(self, label: str, padded: Array, inside: Spans, event: Event) -> Array:
+    def _normalised(self, label: str, padded: Numbers, inside: Spans, event: Event) -> Numbers:
         """Return the image less its mean, divided by its standard deviation."""
         config = self._config
         counted = padded if config.norm_padding else padded[(..., *inside)]
         with np.errstate(all="ignore"):
             # The same calls in the same order give the same bits as the first of its kind.
-            result = padded - np.mean(counted)
+            result: Numbers = padded - np.mean(counted)
             if config.norm_scale_variance:
                 result = result / np.sqrt(np.var(counted) + config.norm_eps)
-        result = result.astype(np.result_type(padded.dtype, np.float16), copy=False)
         if config.norm_check_nan and np.isnan(result).any():
             raise InvalidConfigError(
                 f"{config.type}: {label!r} of event {event.index} is NaN after normalisation; mask "
@@ -135,7 +134,7 @@ class PeaknetPreprocessing:
             )
         if config.norm_padding:
             return result
-        among_zeros = np.zeros_like(result)
+        among_zeros: Numbers = np.zeros_like(result)
         among_zeros[(..., *inside)] = result[(..., *inside)]
         return among_zeros
 

@@ -82,7 +82,7 @@ class RadialProfile:
         array = array_of(config, label, value)
         if array.size != 1:
             raise misfit(config, label, f"has shape {array.shape}, not one number")
-        number = float(array.item())  # type: ignore[arg-type]
+        number = float(array.item())
         if not (np.isfinite(number) and number > 0):
             return None
         return number if config.wavelength else HC_EV_ANGSTROM / number

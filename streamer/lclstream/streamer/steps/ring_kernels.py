@@ -151,8 +151,8 @@ def _measure_peaks(
             brightest = background
         intensity = np.float64(0)
         maximum = -np.inf
-        row_sum = 0.0
-        column_sum = 0.0
+        row_sum = np.float64(0)
+        column_sum = np.float64(0)
         for i in range(first, end):
             row, column = members[i, 0], members[i, 1]
             above = pixels[row, column] - background

@@ -2,10 +2,10 @@
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
-
-from lclstream.streamer.values import Array
+import numpy.typing as npt
 
 # Results of earlier events that are still on their way; beyond, memory is not kept.
 KEPT = 8
@@ -31,10 +31,10 @@ class Room:
                 is used again they are what they were.
         """
         self._initial = initial
-        self._kept: list[Array] = []
-        self._form: tuple[tuple[int, ...], np.dtype[np.generic]] | None = None
+        self._kept: list[npt.NDArray[Any]] = []
+        self._form: tuple[tuple[int, ...], np.dtype[Any]] | None = None
 
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Return an array that nobody else uses."""
         if math.prod(shape) * dtype.itemsize < LEAST_BYTES:
             return self._new(shape, dtype)
@@ -49,7 +49,7 @@ class Room:
             self._kept.append(array)
         return array
 
-    def _new(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         if self._initial is None:
             return np.empty(shape, dtype)
         if self._initial == 0:
@@ -63,7 +63,7 @@ class Rooms:
     def __init__(self) -> None:
         self._rooms: dict[str, Room] = {}
 
-    def take(self, label: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    def take(self, label: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Return an array that nobody else uses; its content is arbitrary."""
         room = self._rooms.get(label)
         if room is None:

@@ -5,9 +5,9 @@ import numpy as np
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config import pixel_steps as configs
 from lclstream.streamer.events import Event
-from lclstream.streamer.steps.mapping import MappingStep, array_of, image_of, misfit
+from lclstream.streamer.steps.mapping import MappingStep, Numbers, array_of, image_of, misfit
 from lclstream.streamer.steps.rooms import Rooms
-from lclstream.streamer.values import Array, Reading, Values
+from lclstream.streamer.values import Reading, Values
 
 
 class Crop(MappingStep[configs.CropConfig]):
@@ -74,8 +74,8 @@ class StackValues:
         after[self._config.output] = self._stacked(values)
         return after
 
-    def _stacked(self, values: Values) -> Array | None:
-        arrays: list[Array] = []
+    def _stacked(self, values: Values) -> Numbers | None:
+        arrays: list[Numbers] = []
         for label in self._config.inputs:
             value = values.get(label)
             if value is None:
@@ -86,7 +86,7 @@ class StackValues:
         out = self._rooms.take(self._config.output, shape, arrays[0].dtype)
         return np.stack(arrays, out=out)
 
-    def _compare(self, label: str, arrays: list[Array]) -> None:
+    def _compare(self, label: str, arrays: list[Numbers]) -> None:
         first, last = arrays[0], arrays[-1]
         if (last.shape, last.dtype) != (first.shape, first.dtype):
             text = (
@@ -96,7 +96,7 @@ class StackValues:
             raise misfit(self._config, label, text)
 
 
-def panels_of(image: Array, panel_shape: tuple[int, int] | None) -> Array:
+def panels_of(image: Numbers, panel_shape: tuple[int, int] | None) -> Numbers:
     """Return a view with the axes (..., panel rows, panel columns, row, column).
 
     Args:

@@ -5,8 +5,8 @@ import numpy as np
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.waveform_steps import SpectrumCentroidConfig, centroid_labels
 from lclstream.streamer.events import Event
-from lclstream.streamer.steps.mapping import array_of, misfit
-from lclstream.streamer.values import Array, Values
+from lclstream.streamer.steps.mapping import Numbers, array_of, misfit
+from lclstream.streamer.values import Values
 
 
 class SpectrumCentroid:
@@ -34,7 +34,7 @@ class SpectrumCentroid:
             after |= zip(names, self._results(label, spectrum), strict=True)
         return after
 
-    def _results(self, label: str, spectrum: Array) -> tuple[Array, Array, Array]:
+    def _results(self, label: str, spectrum: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         config = self._config
         least = max(config.baseline_start + 1, config.window[1])
         if spectrum.ndim != 1 or len(spectrum) < least:
@@ -42,13 +42,14 @@ class SpectrumCentroid:
             raise misfit(config, label, text)
         kind = np.float64 if spectrum.dtype.kind == "f" else np.int32
         baseline = np.trunc(np.mean(spectrum[config.baseline_start :], dtype=np.float64))
-        corrected = spectrum.astype(kind) - kind(baseline)
+        corrected: Numbers = spectrum.astype(kind)
+        corrected -= kind(baseline)
         centroid, total = 0.0, 0.0
         if corrected.max() >= config.threshold:
             centroid, total = self._peak(corrected)
         return np.array(centroid), np.array(total), corrected
 
-    def _peak(self, corrected: Array) -> tuple[float, float]:
+    def _peak(self, corrected: Numbers) -> tuple[float, float]:
         """Return centroid and sum of the part of the window that is the peak."""
         config = self._config
         window = corrected[slice(*config.window)].astype(np.float64)

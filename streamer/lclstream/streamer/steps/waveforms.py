@@ -8,8 +8,8 @@ import numpy.typing as npt
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config import waveform_steps as configs
 from lclstream.streamer.events import Event
-from lclstream.streamer.steps.mapping import MappingStep, array_of, misfit
-from lclstream.streamer.values import Array, Ragged, Reading, Values
+from lclstream.streamer.steps.mapping import MappingStep, Numbers, array_of, misfit
+from lclstream.streamer.values import Ragged, Reading, Values
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -77,7 +77,7 @@ class WaveformWindows:
             after |= {name: Ragged(array) for name, array in zip(names, made, strict=True)}
         return after
 
-    def _windows(self, waveform: Array) -> tuple[Indices, Indices]:
+    def _windows(self, waveform: Numbers) -> tuple[Indices, Indices]:
         """Return first sample and length of each window."""
         config, size = self._config, len(waveform)
         beyond = (
@@ -109,4 +109,5 @@ def indices(starts: Indices, lengths: Indices) -> Indices:
     """Return the samples of all windows, one window after the other."""
     total = int(lengths.sum())
     before = np.cumsum(lengths) - lengths
-    return np.arange(total) + np.repeat(starts - before, lengths)
+    steps: Indices = np.repeat(starts - before, lengths)
+    return np.arange(total) + steps
