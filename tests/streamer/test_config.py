@@ -127,7 +127,8 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
         "  processing_pipeline.BatchProcessingPipeline.batch_size: input should be greater than 0,"
         " got 0",
         f"{serializer}.compresion: unknown field (did you mean 'compression'?); allowed:"
-        " compression, compression_level, fields, hdf5_layout, identification, type",
+        " compression, compression_level, compression_threads, fields, hdf5_layout,"
+        " identification, type",
         "  data_source: unknown field (did you mean 'data_sources'?); allowed: data_handlers,"
         " data_serializer, data_sources, event_source, processing_pipeline,"
         " skip_incomplete_events, source_identifier, workers",
