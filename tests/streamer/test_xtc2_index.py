@@ -39,8 +39,7 @@ def read(folder: Path, *, use_index: bool = True) -> tuple[list[Found], dict[str
         identifier = f"exp={EXPERIMENT},run={RUN},dir={folder}"
         config = parameters(identifier, source={"use_index": use_index})
         source = Xtc2EventSource(config, rank, RANKS)
-        for each in source:
-            found.append((each.index, each.timestamp, each.read("wave", "fex.label")))
+        found += [(each.index, each.timestamp, each.read("wave", "fex.label")) for each in source]
         counts |= source.counts
     return sorted(found), counts
 

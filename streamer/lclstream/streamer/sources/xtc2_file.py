@@ -74,6 +74,8 @@ class Xtc2File:
         self.size_bytes = 0
         self._names_before, self._access, self._hint = self.names, access, hint
         self._kept = 0
+        self._unwritten_at: int | None = None
+        """Where room was made for what is to come, if it was."""
         self._map: mmap.mmap | None = None
         self._window = Window(b"", str(path))
         self._grows = grows
@@ -100,7 +102,17 @@ class Xtc2File:
         Raises:
             DecodeError: there is less.
         """
-        return self._closer.alive and self._look()
+        if not self._closer.alive:
+            return False
+        grown, unwritten_at = self._look(), self._unwritten_at
+        if unwritten_at is not None and not self._is_not_written(unwritten_at):
+            self._unwritten_at = None
+            return True
+        return grown
+
+    def is_over(self, at: int) -> bool:
+        """Return whether nothing has been written from a byte on."""
+        return at == self.size_bytes or at == self._unwritten_at
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -124,6 +136,7 @@ class Xtc2File:
         service, end = env >> 24 & 0xF, at + STAMP_BYTES + extent
         if extent < XTC_HEADER.size or contains & 0xFFF or service > Service.L1ACCEPT:
             if self._grows and self._is_not_written(at):
+                self._unwritten_at = at
                 return None
             raise self._bad(at, dgram_problem(service, contains, extent))
         if end > self.size_bytes:

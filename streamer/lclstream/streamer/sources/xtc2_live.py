@@ -25,6 +25,7 @@ from lclstream.streamer.sources.xtc2_watch import Watch
 
 logger = logging.getLogger(__name__)
 
+_OVER = object()
 SETTLE_S = 1.0
 """How long no further stream may appear until those that are there count as all."""
 
@@ -67,7 +68,7 @@ class LiveStream(Stream):
         return False
 
     def _is_complete(self, file: Xtc2File, at: int) -> bool:
-        if at == file.size_bytes and self.service == Service.END_RUN:
+        if file.is_over(at) and self.service == Service.END_RUN:
             return True
         if self._is_final or self._next_chunk(file) is not None:
             return True
@@ -94,7 +95,7 @@ class LiveStream(Stream):
         if before is None or self._further:
             return super()._next_path()
         found = self._next_chunk(before)
-        if found is not None or announced is None:
+        if found is not None or announced is None or self._gave_up:
             return found
         for _ in self._watch.looks():
             found = self._next_chunk(before)
@@ -133,21 +134,20 @@ def awaited(search: Search, watch: Watch, streams: int) -> Recording:
         NotFoundError: they did not appear within the time limit.
         StoppedError: the end was asked for.
     """
-    seen, since = 0, time.monotonic()
-    looking = True
-    while looking:
-        looking = False
-        for _ in watch.looks():
-            recording = _now(search)
-            count = len(recording.streams) if recording else 0
-            if recording and count >= streams and streams:
-                return recording
-            if count > seen:
-                seen, since, looking = count, time.monotonic(), True
-                # A new time limit begins.
-                break
-            if recording and not streams and time.monotonic() - since >= SETTLE_S:
-                return recording
+    seen = -1
+    while True:
+        recording = _now(search)
+        count = len(recording.streams) if recording else 0
+        if recording and streams and count >= streams:
+            return recording
+        if count > seen:
+            # A new time limit begins.
+            seen, since, looks = count, time.monotonic(), watch.looks()
+        is_over = next(looks, _OVER) is _OVER
+        if recording and not streams and (is_over or time.monotonic() - since >= SETTLE_S):
+            return recording
+        if is_over:
+            break
     wanted = f"{streams or 1} stream{'s' if streams > 1 else ''} of {search.pattern}"
     raise NotFoundError(f"{seen} instead of {wanted} in {search.folder} in {watch.timeout_s:g} s")
 
