@@ -5,7 +5,7 @@ written, what is allowed, and the name that was probably meant.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from lclstream.core.documents import read_document as read_document
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.logging import names_a_secret
+from lclstream.core.places import Location, models_in, place_of, shown_path
 
 SHOWN_VALUE_LENGTH = 60
 # Nobody reads more, and each costs a search for the name that was meant.
@@ -57,23 +58,29 @@ def load_file(model: type[Model], path: Path) -> Model:
 
 def describe(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
     """Return one line for each fault that validation found, for many only the first ones."""
-    details = error.errors(include_url=False)
+    found = error.errors(include_url=False)
+    details = _one_for_each_union(found[: 2 * SHOWN_PROBLEMS], model)
     lines = [line(detail, model) for detail in details[:SHOWN_PROBLEMS]]
-    more = len(details) - len(lines)
+    more = len(details) - len(lines) + len(found[2 * SHOWN_PROBLEMS :])
     return [*lines, f"... and {more} more"] if more else lines
 
 
 def line(detail: ErrorDetails, model: type[BaseModel] | None = None) -> str:
     """Return one fault as a line; the value of what is named like a secret is not shown."""
-    field = ".".join(str(part) for part in detail["loc"]) or "(whole document)"
+    place = place_of(detail["loc"], model)
+    field = shown_path(place.path) or "(whole document)"
     kind, value = detail["type"], detail["input"]
     if kind == "missing":
         return f"{field}: is required"
-    if kind == "union_tag_not_found":
-        return f"{field}.type: is required{_allowed_types(detail['loc'], model)}"
     if kind == "extra_forbidden":
-        return f"{field}: unknown field{_allowed_fields(detail['loc'], model)}"
-    text = f"{field}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+        return f"{field}: unknown field{_allowed_fields(place.path, detail['loc'], model)}"
+    inside = "" if field == "(whole document)" else f"{field}."
+    if kind == "union_tag_not_found":
+        types = _types(place.annotation)
+        return f"{inside}type: is required" + (f"; allowed: {', '.join(types)}" if types else "")
+    if kind == "union_tag_invalid":
+        return f"{inside}type: {_unknown_type(detail)}"
+    text = f"{field}: {_message(detail)}"
     if names_a_secret(field):
         return text
     return f"{text}, got {shown(value)}{_suggestion(detail)}"
@@ -95,65 +102,69 @@ def near(word: str, allowed: Sequence[str]) -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
+def _message(detail: ErrorDetails) -> str:
+    """Return what validation says, without its manner of speaking."""
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        return "should be a mapping of fields"
+    if detail["loc"][-1:] == ("[key]",):
+        return "a name must be text; put it in quotes"
+    text = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _one_for_each_union(
+    details: list[ErrorDetails], model: type[BaseModel] | None
+) -> list[ErrorDetails]:
+    """Return one fault where each member of a union was tried and had its own.
+
+    The member that was meant is the one that validation got furthest into; when none was, the
+    faults are put together.
+    """
+    found: dict[Any, list[ErrorDetails]] = {}
+    for number, detail in enumerate(details):
+        branch = place_of(detail["loc"], model).branch
+        found.setdefault(number if branch is None else detail["loc"][:branch], []).append(detail)
+    return [each for group in found.values() for each in _meant(group)]
+
+
+def _meant(group: list[ErrorDetails]) -> list[ErrorDetails]:
+    if len(group) == 1:
+        return group
+    depth = max(len(each["loc"]) for each in group)
+    if min(len(each["loc"]) for each in group) < depth:
+        return [each for each in group if len(each["loc"]) == depth]
+    messages = list(dict.fromkeys(_message(each) for each in group))
+    one: Any = {**group[0], "msg": ", or ".join(messages)}
+    return [one]
+
+
+def _unknown_type(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    names = [each.strip().strip("'") for each in str(context.get("expected_tags", "")).split(",")]
+    tag = str(context.get("tag", ""))
+    return f"there is no {shown(tag)}{near(tag, names)}; allowed: {', '.join(names)}"
+
+
 def _suggestion(detail: ErrorDetails) -> str:
-    context: Mapping[str, Any] = detail.get("ctx", {})
-    allowed = str(context.get("expected_tags") or context.get("expected") or "")
+    allowed = str(detail.get("ctx", {}).get("expected", ""))
     names = [part.strip().strip("'") for part in allowed.replace(" or ", ",").split(",")]
-    value = context.get("tag", detail["input"])
+    value = detail["input"]
     return near(value, names) if isinstance(value, str) and allowed else ""
 
 
-def _allowed_fields(location: tuple[int | str, ...], model: type[BaseModel] | None) -> str:
+def _allowed_fields(path: Location, location: Location, model: type[BaseModel] | None) -> str:
     """Return the fields that exist where an unknown one was written."""
-    owner = _model_at(location[:-1], model) if model is not None else None
-    if owner is None:
+    owners = models_in(place_of(location[:-1], model).annotation)
+    if len(owners) != 1:
         return ""
-    names = sorted(owner.model_fields)
-    return f"{near(str(location[-1]), names)}; allowed: {', '.join(names)}"
+    names = sorted(owners[0].model_fields)
+    return f"{near(str(path[-1]), names)}; allowed: {', '.join(names)}"
 
 
-def _allowed_types(location: tuple[int | str, ...], model: type[BaseModel] | None) -> str:
-    """Return the types that can be chosen where none was."""
-    members = _models_at(location, model) if model is not None else []
-    fields = [each.model_fields["type"] for each in members if "type" in each.model_fields]
-    names = [str(name) for info in fields for name in get_args(info.annotation)]
-    return f"; allowed: {', '.join(names)}" if names else ""
-
-
-def _model_at(location: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel] | None:
-    candidates = _models_at(location, model)
-    return candidates[0] if len(candidates) == 1 else None
-
-
-def _models_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[type[BaseModel]]:
-    """Follow a location of validation down to the model classes that it may be in."""
-    candidates: list[type[BaseModel]] = [model]
-    for part in location:
-        below: list[type[BaseModel]] = []
-        for candidate in candidates:
-            info = candidate.model_fields.get(str(part))
-            below += _models_in(info.annotation) if info else []
-        if below:
-            candidates = below
-            continue
-        # A union's tag, a key of a mapping or a place in a list: stay, or narrow by the tag.
-        tagged = [each for each in candidates if _is_tagged(each, part)]
-        candidates = tagged or candidates
-    return candidates
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        # A base that stands for any of its models names them itself.
-        choices: Mapping[str, type[BaseModel]] = getattr(annotation, "choices", dict)()
-        return list(choices.values()) or [annotation]
-    return [found for inner in get_args(annotation) for found in _models_in(inner)]
-
-
-def _is_tagged(model: type[BaseModel], tag: int | str) -> bool:
-    """Return whether a model is the member of a tagged union, or of a plain one, named so."""
-    info = model.model_fields.get("type")
-    return model.__name__ == tag or (info is not None and tag in get_args(info.annotation))
+def _types(annotation: Any) -> list[str]:
+    """Return the types that can be chosen at a place."""
+    fields = [each.model_fields.get("type") for each in models_in(annotation)]
+    return [str(name) for info in fields if info is not None for name in get_args(info.annotation)]
 
 
 def json_schema(kind: Any) -> dict[str, Any]:
