@@ -124,6 +124,7 @@ class Push:
         self._is_safe = delivery == Delivery.SAFE
         self._lock = threading.Lock()
         self._failure: LclstreamError | None = None
+        self._sent = 0
         self._closed = False
         # Not an eventfd: to write to that would let the flusher run at once, and runs be short.
         self._armed = threading.Event()
@@ -155,6 +156,17 @@ class Push:
     def unacknowledged(self) -> int:
         """Messages that are held because the buffer has not acknowledged them yet."""
         return self._sender.unaccepted
+
+    @property
+    def settled(self) -> int:
+        """How many messages, from the first one on, are safe whatever becomes of this process.
+
+        In safe delivery the buffer has accepted them, in fast delivery the kernel has them.
+        """
+        with self._lock:
+            if self._is_safe:
+                return self._sender.settled
+            return self._sent - self._sender.run_messages
 
     def send(self, payload: Payload) -> None:
         """Send one message.
@@ -189,6 +201,7 @@ class Push:
                     raise
             elif not self._armed.is_set():
                 self._arm()
+            self._sent += 1
             if self._is_safe:
                 self._leave_to_keeper()
 

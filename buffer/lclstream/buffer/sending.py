@@ -82,6 +82,29 @@ class Sender(ProducerChannels):
         self._run = bytearray()
         self._run_sizes: list[int] = []
         self._last = 0.0
+        # In the order of sending: a stream, how many messages it had then, and how many of
+        # them were new. Only what is not known to be accepted.
+        self._entrusted: deque[tuple[Stream, int, int]] = deque()
+        self._settled = 0
+
+    @property
+    def settled(self) -> int:
+        """How many messages a buffer has accepted, up to the first that none has."""
+        self._settle_accepted()
+        return self._settled
+
+    def _settle_accepted(self) -> None:
+        entrusted = self._entrusted
+        while entrusted and entrusted[0][0].accepted >= entrusted[0][1]:
+            self._settled += entrusted.popleft()[2]
+
+    def _remember(self, stream: Stream, messages: int) -> None:
+        """Note that so many messages are now the last ones of a stream."""
+        self._settle_accepted()
+        streams = self._streams.values()
+        # What comes behind a message whose stream was given up will not count any more.
+        if not self._entrusted or any(self._entrusted[0][0] is each for each in streams):
+            self._entrusted.append((stream, stream.count, messages))
 
     def check_size(self, size_bytes: int) -> None:
         """Refuse a message that is too large.
@@ -203,6 +226,7 @@ class Sender(ProducerChannels):
             pieces.insert(0, memoryview(prefix))
             wire_sizes[0] += len(prefix)
         stream.hold(pieces, wire_sizes)
+        self._remember(stream, len(sizes))
         left.clear()
         sizes.clear()
         channel.outbox.extend(pieces)

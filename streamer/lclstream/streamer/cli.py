@@ -92,6 +92,25 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="events that each rank reads at most; 0 = all (default)",
     )  # fmt: skip
     parser.add_argument(
+        "--workers", type=_positive, metavar="N",
+        help="threads of each rank that apply the steps of the pipeline (default: as configured)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="continue an earlier run from the manifests of its files: events that they hold are"
+        " left out; the number of ranks may be another one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume-file", type=Path, metavar="PATH",
+        help="remember in PATH.r<rank> which events were delivered, and continue from what is"
+        " there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume-from", type=_count, default=0, metavar="INDEX",
+        help="leave out the events before this one, such as the smallest resume_index in the last"
+        " reports of all ranks",
+    )  # fmt: skip
+    parser.add_argument(
         "--mpi", action="store_true",
         help="ask the MPI library for rank and size, instead of the environment",
     )  # fmt: skip
@@ -103,14 +122,52 @@ def run(options: argparse.Namespace) -> int:
     """Stream as one rank."""
     from lclstream.core.logging import configure
     from lclstream.streamer.config import load_parameters
+    from lclstream.streamer.execution.options import RunOptions
     from lclstream.streamer.rank import place_from_environment, place_from_mpi
     from lclstream.streamer.run import run_rank
 
     configure("DEBUG" if options.debug else "INFO")
     place = place_from_mpi() if options.mpi else place_from_environment()
-    parameters = load_parameters(options.config)
+    parameters = adapted(load_parameters(options.config), options)
     _notice(parameters, place)
-    return run_rank(parameters, place, options.num_events)
+    run_options = RunOptions(
+        limit=options.num_events,
+        resume_from=options.resume_from,
+        resume_file=options.resume_file,
+    )
+    return run_rank(parameters, place, run_options)
+
+
+def adapted(parameters: "Parameters", options: argparse.Namespace) -> "Parameters":
+    """Return a configuration with what the command line says otherwise.
+
+    Raises:
+        InvalidConfigError: it shall be continued, and nothing tells how far it came.
+    """
+    from lclstream.core.errors import InvalidConfigError
+    from lclstream.streamer.config import BinaryFileWritingDataHandlerConfig
+
+    changes: dict[str, object] = {}
+    if options.workers is not None:
+        changes["workers"] = options.workers
+    if options.resume:
+        writers = [
+            each
+            for each in parameters.data_handlers
+            if isinstance(each, BinaryFileWritingDataHandlerConfig)
+        ]
+        if not writers and options.resume_file is None:
+            raise InvalidConfigError(
+                "--resume continues from the manifests of files, and no handler writes files: give"
+                " --resume-file, or --resume-from"
+            )
+        changes["data_handlers"] = [
+            each.model_copy(update={"resume": True, "overwrite": False})
+            if each in writers
+            else each
+            for each in parameters.data_handlers
+        ]
+    return parameters.model_copy(update=changes)
 
 
 def _notice(parameters: "Parameters", place: "Place") -> None:
@@ -171,6 +228,12 @@ def _parser(
         name, help=summary, description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a number, 1 or more, got {text!r}")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -42,6 +42,8 @@ class Extractor:
         sources = {name: parameters.data_sources[name] for name in wanted}
         self._readers = {name: _reader(name, each, parameters) for name, each in sources.items()}
         self._required = {name for name, source in sources.items() if source.required}
+        self.missing: dict[str, int] = {}
+        """Data source -> events that lack it."""
         self.skipped: dict[str, int] = {}
         """Data source -> events that were dropped because it was missing."""
         self._skip = parameters.skip_incomplete_events
@@ -58,8 +60,12 @@ class Extractor:
         missing: list[str] = []
         for name, read in self._readers.items():
             value = read(event)
-            values[name] = None if value is None else as_reading(value, name)
-            if value is None and name in self._required:
+            if value is not None:
+                values[name] = as_reading(value, name)
+                continue
+            values[name] = None
+            self.missing[name] = self.missing.get(name, 0) + 1
+            if name in self._required:
                 missing.append(name)
         if missing and self._skip:
             for name in missing:

@@ -7,19 +7,27 @@ from lclstream.streamer.events import Event
 from lclstream.streamer.stopping import StopRequest
 
 
-def paced(events: Iterable[Event], rate_hz: float, stop: StopRequest) -> Iterator[Event]:
+def paced(
+    events: Iterable[Event], rate_hz: float, stop: StopRequest, ranks: int = 1
+) -> Iterator[Event]:
     """Yield events until the end is asked for.
 
     Args:
         events: of this rank.
         rate_hz: events per second over all ranks; 0 = no limit. Event i is due i / rate_hz
-            seconds after the beginning, so that the ranks need not know of each other.
+            seconds after the first one of all ranks, so that the ranks need not know of each
+            other.
         stop: who asks for the end.
+        ranks: how many share the events.
     """
     began = time.monotonic()
+    first: int | None = None
     for event in events:
         if rate_hz:
-            stop.wait(began + event.index / rate_hz - time.monotonic())
-        if stop.requested:
+            if first is None:
+                first = event.index - event.index % ranks
+            stop.wait(began + (event.index - first) / rate_hz - time.monotonic())
+        # Asked for each event: what is behind the property is not.
+        if stop.reason:
             return
         yield event

@@ -1,16 +1,26 @@
 """Moves events from their source to the handlers, within bounded memory."""
 
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from lclstream.streamer.batching import Batcher
+from lclstream.streamer.checkpoint import Checkpoint
 from lclstream.streamer.config import Parameters
+from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.config.event_sources import PacedSource
 from lclstream.streamer.data_sources import Extractor
 from lclstream.streamer.events import Event, EventSource, open_event_source
+from lclstream.streamer.execution.options import RunOptions
 from lclstream.streamer.execution.pool import BatchPool, SendingEndedError
-from lclstream.streamer.execution.processing import InlineProcessing, ParallelProcessing, Sink
+from lclstream.streamer.execution.processing import (
+    InlineProcessing,
+    ParallelProcessing,
+    Processing,
+    Sink,
+)
 from lclstream.streamer.execution.sender import Sender, StuckError
 from lclstream.streamer.handlers import Handler, open_handlers
 from lclstream.streamer.pacing import paced
@@ -20,6 +30,13 @@ from lclstream.streamer.serializers import open_serializer
 from lclstream.streamer.steps import Steps
 from lclstream.streamer.stopping import StopRequest
 from lclstream.streamer.values import Values
+
+if TYPE_CHECKING:
+    from lclstream.streamer.event_set import EventSet
+
+NO_OPTIONS = RunOptions()
+
+Extracted = tuple[Event, Values]
 
 
 class Pipeline:
@@ -31,17 +48,22 @@ class Pipeline:
     """
 
     def __init__(
-        self, parameters: Parameters, place: Place, progress: Progress, stop: StopRequest
+        self,
+        parameters: Parameters,
+        place: Place,
+        progress: Progress,
+        stop: StopRequest,
+        options: RunOptions = NO_OPTIONS,
     ) -> None:
         self._parameters, self._place = parameters, place
         self._progress, self._stop = progress, stop
+        self._options = options
         self._handlers: list[tuple[str, Handler]] = []
+        self._held: list[EventSet] = []
+        self._leaves_out = False
 
-    def run(self, limit: int = 0) -> None:
+    def run(self) -> None:
         """Stream until the source ends or the end is asked for; all is delivered on return.
-
-        Args:
-            limit: events that this rank reads at most; 0 = all.
 
         Raises:
             InvalidConfigError: something cannot be opened; mistakes show before anything is
@@ -50,11 +72,8 @@ class Pipeline:
         """
         source = open_event_source(self._parameters, self._place.rank, self._place.size)
         with closing(source):
-            # One that waits for what is still to come must hear of the wish to end.
-            if interrupt_by := getattr(source, "interrupt_by", None):
-                interrupt_by(self._stop)
             try:
-                self._stream(source, limit)
+                self._stream(source)
             except StuckError:
                 # Who is stuck in a handler holds it: closing it would hang too.
                 self._handlers.clear()
@@ -64,44 +83,32 @@ class Pipeline:
                 for _, handler in self._handlers:
                     handler.abort()
 
-    def _stream(self, source: EventSource, limit: int) -> None:
-        parameters = self._parameters
-        with closing(open_serializer(parameters, self._place)) as serializer:
+    def _stream(self, source: EventSource) -> None:
+        """Open everything else, and let the events go their way."""
+        parameters, progress = self._parameters, self._progress
+        with ExitStack() as stack:
+            serializer = stack.enter_context(closing(open_serializer(parameters, self._place)))
             extractor = Extractor(parameters, wanted_sources(parameters, serializer.labels))
             steps = [Steps(parameters) for _ in range(parameters.workers)]
-            events = self._extracted(source, extractor, limit)
+            progress.missing, progress.skipped = extractor.missing, extractor.skipped
+            progress.vetoed = lambda: sum((Counter(each.vetoed) for each in steps), Counter())
+            events = self._extracted(source, extractor)
             # The first event shows whether the source has what the data sources name.
             first = list(islice(events, 1))
-            self._handlers += open_handlers(parameters, self._place)
+            checkpoint = self._take_up()
+            if checkpoint is not None:
+                stack.enter_context(closing(checkpoint))
             pool = BatchPool(serializer.new_batch, self._stop)
             batch_size = parameters.processing_pipeline.batch_size
             batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
-            with (
-                Sender(serializer, self._handlers, pool, self._progress, self._stop) as sender,
-                # Why nothing is sent any more, the sender says when it is left.
-                suppress(SendingEndedError),
-            ):
+            sender = Sender(serializer, self._handlers, pool, progress, self._stop, checkpoint)
+            # Why nothing is sent any more, the sender says when it is left.
+            with sender, suppress(SendingEndedError):
+                outlet = Outlet(batcher, sender)
+                processing = self._processing(source, steps, outlet.add)
+                drive(chain(self._still_wanted(first), events), processing, outlet, pool)
 
-                def hand_on(event: Event, values: Values | None) -> None:
-                    for batch in () if values is None else batcher.add(event, values):
-                        sender.put(batch)
-
-                processing = self._processing(source, steps, hand_on)
-                try:
-                    for event, values in chain(first, events):
-                        processing.add(event, values)
-                        if pool.has_ended:
-                            break
-                finally:
-                    try:
-                        processing.finish()
-                    finally:
-                        for batch in batcher.finish():
-                            sender.put(batch)
-
-    def _processing(
-        self, source: EventSource, steps: list[Steps], sink: Sink
-    ) -> InlineProcessing | ParallelProcessing:
+    def _processing(self, source: EventSource, steps: list[Steps], sink: Sink) -> Processing:
         """Return what applies the steps: in threads if that is wanted, or costs no copy."""
         stays = bool(getattr(source, "arrays_stay", False))
         has_steps = bool(self._parameters.processing_pipeline.all_steps())
@@ -109,20 +116,111 @@ class Pipeline:
             return ParallelProcessing(steps, sink, copies=not stays)
         return InlineProcessing(steps[0], sink)
 
-    def _extracted(
-        self, source: EventSource, extractor: Extractor, limit: int
-    ) -> Iterator[tuple[Event, Values]]:
+    # Events.
+
+    def _extracted(self, source: EventSource, extractor: Extractor) -> Iterator[Extracted]:
         """Yield the events that are complete enough, with their values."""
-        for event in paced(islice(source, limit or None), self._rate_hz, self._stop):
-            values = extractor.extract(event)
-            self._progress.read(dropped=values is None, missing=extractor.skipped)
-            if values is not None:
+        progress, extract = self._progress, extractor.extract
+        wanted = self._wanted(islice(source, self._options.limit or None))
+        for event in paced(wanted, self._rate_hz, self._stop, self._place.size):
+            values = extract(event)
+            progress.read += 1
+            if values is None:
+                progress.dropped += 1
+            else:
                 yield event, values
+
+    def _wanted(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Yield the events that no earlier run has delivered."""
+        for event in events:
+            if self._leaves_out and self._is_delivered(event.index):
+                self._progress.left_out += 1
+            else:
+                yield event
+
+    def _still_wanted(self, first: list[Extracted]) -> list[Extracted]:
+        """Return the event that was read before it was known which ones are wanted."""
+        wanted = [each for each in first if not self._is_delivered(each[0].index)]
+        self._progress.read -= len(first) - len(wanted)
+        self._progress.left_out += len(first) - len(wanted)
+        return wanted
 
     @property
     def _rate_hz(self) -> float:
         config = self._parameters.event_source
         return config.rate_hz if isinstance(config, PacedSource) else 0.0
+
+    # What earlier runs have delivered.
+
+    def _take_up(self) -> Checkpoint | None:
+        """Open the handlers, and find out what need not be sent again.
+
+        Raises:
+            InvalidConfigError: a handler cannot be opened, or an earlier run not continued.
+        """
+        configuration = configuration_hash(self._parameters)
+        path = self._options.resume_file
+        checkpoint = None if path is None else Checkpoint(path, self._place, configuration)
+        for name, handler in open_handlers(self._parameters, self._place):
+            self._handlers.append((name, handler))
+        for _, handler in self._handlers:
+            if hasattr(handler, "prepare"):
+                held = handler.prepare(configuration)
+                self._held += [] if held is None else [held]
+        if checkpoint is not None:
+            self._held.append(checkpoint.events)
+            checkpoint.open()
+        self._leaves_out = bool(self._held or self._options.resume_from)
+        return checkpoint
+
+    def _is_delivered(self, index: int) -> bool:
+        """Return whether all who remember what they have delivered have this event."""
+        if index < self._options.resume_from:
+            return True
+        return bool(self._held) and all(index in each for each in self._held)
+
+
+class Outlet:
+    """Where events go when they are processed: into batches, and these to who sends them."""
+
+    def __init__(self, batcher: Batcher, sender: Sender) -> None:
+        self._add, self._finish, self._put = batcher.add, batcher.finish, sender.put
+
+    def add(self, event: Event, values: Values | None) -> None:
+        """Take what became of an event, None if it was dropped.
+
+        Raises:
+            SendingEndedError: nothing is sent any more.
+        """
+        if values is not None:
+            for batch in self._add(event, values):
+                self._put(batch)
+
+    def finish(self) -> None:
+        """Send the batch under way."""
+        for batch in self._finish():
+            self._put(batch)
+
+
+def drive(
+    events: Iterable[Extracted], processing: Processing, outlet: Outlet, pool: BatchPool
+) -> None:
+    """Lead events through the steps until there are no more, or nothing is sent any more.
+
+    Raises:
+        SendingEndedError: nothing is sent any more.
+        LclstreamError: the source or a step failed; what was read before is on its way.
+    """
+    try:
+        for event, values in events:
+            processing.add(event, values)
+            if pool.has_ended:
+                break
+    finally:
+        try:
+            processing.finish()
+        finally:
+            outlet.finish()
 
 
 def wanted_sources(parameters: Parameters, labels: tuple[str, ...]) -> list[str]:

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from lclstream.core.errors import LclstreamError
 from lclstream.core.ledger import Reply, Reporter
 from lclstream.streamer.config import Parameters
+from lclstream.streamer.execution.options import RunOptions
 from lclstream.streamer.execution.sender import StuckError
-from lclstream.streamer.pipeline import Pipeline
+from lclstream.streamer.pipeline import NO_OPTIONS, Pipeline
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
 from lclstream.streamer.stopping import StopRequest
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 EXIT_SIGNAL = 128
 
 
-def run_rank(parameters: Parameters, place: Place, limit: int = 0) -> int:
+def run_rank(parameters: Parameters, place: Place, options: RunOptions = NO_OPTIONS) -> int:
     """Stream this rank's events and return the exit code.
 
     In a job of a transfer it reports as a producer and obeys the replies. The first SIGTERM or
@@ -31,7 +32,7 @@ def run_rank(parameters: Parameters, place: Place, limit: int = 0) -> int:
     Args:
         parameters: the configuration.
         place: rank and number of ranks.
-        limit: events to read at most; 0 = all.
+        options: what the command line adds.
 
     Returns:
         0 everything, or as much as the transfer wanted, is delivered; 128 + number of the signal
@@ -49,7 +50,7 @@ def run_rank(parameters: Parameters, place: Place, limit: int = 0) -> int:
         if reporter is not None:
             stack.enter_context(reporter)
         try:
-            Pipeline(parameters, place, progress, stop).run(limit)
+            Pipeline(parameters, place, progress, stop, options).run()
         except BaseException as error:
             _tell_failure(reporter, progress, error)
             if isinstance(error, StuckError):

@@ -29,6 +29,7 @@ class Lane:
         stop: who asks for the end of everything.
         passed: called for every parcel, with whether the handler has taken it.
         failed: called when the handler fails.
+        closed: called at the end of the thread.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Lane:
         stop: StopRequest,
         passed: Callable[[Parcel, bool], None],
         failed: Callable[[], None],
+        closed: Callable[[], None],
     ) -> None:
         self.name = name
         self.error: BaseException | None = None
@@ -46,8 +48,10 @@ class Lane:
         """Messages that the handler has taken."""
         self.refused = 0
         """Messages that came for it and were not taken."""
+        self.settled = 0
+        """Messages, from the first on, that will not be lost whatever happens to this process."""
         self._handler, self._stop = handler, stop
-        self._passed, self._failed = passed, failed
+        self._passed, self._failed, self._closed = passed, failed, closed
         self._queue: queue.Queue[Parcel | None] = queue.Queue(LANE_MESSAGES)
         self._is_complete = True
         self.thread = threading.Thread(target=self._run, name=f"handler {name}", daemon=True)
@@ -106,10 +110,13 @@ class Lane:
             is_taken = self.error is None and not self._stop.now and self._send(parcel)
             self.taken += is_taken
             self.refused += not is_taken
+            if is_taken:
+                self.settled = int(getattr(self._handler, "settled", self.taken))
             self._passed(parcel, is_taken)
             # Its memory is not to be kept until the next one comes.
             del parcel
         self._close()
+        self._closed()
 
     def _send(self, parcel: Parcel) -> bool:
         try:
@@ -127,6 +134,7 @@ class Lane:
                 self._handler.abort()
             else:
                 self._handler.close(complete=self._is_complete)
+                self.settled = self.taken
         except LclstreamError as error:
             logger.warning("handler_not_closed", extra={"handler": self.name, "reason": str(error)})
             self.error = self.error or error

@@ -36,6 +36,8 @@ class Parcel:
     """One message, for each of some handlers."""
 
     message: Message
+    number: int
+    """Among all that are handed to the handlers, from 1."""
     pending: int
     """Handlers that are not done with it."""
     loan: Loan | None

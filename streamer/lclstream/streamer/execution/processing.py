@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from lclstream.streamer.events import Event
 from lclstream.streamer.steps import Steps
@@ -18,6 +19,31 @@ ROOM_BYTES = 4 << 20
 ROOM_EVENTS = 1024
 # Small events are taken several at a time, lest threads change for each of them.
 EVENTS_AT_A_TIME = 16
+
+
+class Processing(Protocol):
+    """Applies the steps to one event after the other."""
+
+    def add(self, event: Event, values: Values) -> None:
+        """Process one event; what becomes of it goes to the sink, at once or later.
+
+        Raises:
+            LclstreamError: a step failed.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Wait until every event has gone to the sink.
+
+        Raises:
+            LclstreamError: a step failed.
+        """
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Events that are under way."""
+        ...
 
 
 class InlineProcessing:

@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from lclstream.core.errors import DeliveryError, StreamError
 from lclstream.streamer.batching import Batch
+from lclstream.streamer.checkpoint import Checkpoint
 from lclstream.streamer.execution.lanes import Lane
 from lclstream.streamer.execution.parcels import Loan, Parcel
 from lclstream.streamer.execution.pool import LOOK_INTERVAL_S, BatchPool
+from lclstream.streamer.execution.settlement import Settlement
 from lclstream.streamer.handlers import Handler
 from lclstream.streamer.message import Message
 from lclstream.streamer.progress import Progress
@@ -43,6 +45,7 @@ class Sender:
         pool: the batches that `put` gets.
         progress: counts what all handlers have taken.
         stop: who asks for the end of everything.
+        checkpoint: remembers the events that have arrived.
     """
 
     def __init__(
@@ -52,18 +55,21 @@ class Sender:
         pool: BatchPool,
         progress: Progress,
         stop: StopRequest,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._serializer, self._pool = serializer, pool
         self._progress, self._stop = progress, stop
         self.lanes = [
-            Lane(name, handler, stop, self._passed, pool.end) for name, handler in handlers
+            Lane(name, handler, stop, self._passed, pool.end, self._advance)
+            for name, handler in handlers
         ]
+        self._settlement = Settlement(self.lanes, checkpoint, progress.place.size, progress.arrived)
         # Its bound are the batches that exist.
         self._ready: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._is_complete = True
-        self._sequence = 0
+        self._sequence = self._number = 0
         self._unmade = 0
         self._thread = threading.Thread(target=self._run, name="serializer", daemon=True)
 
@@ -177,11 +183,11 @@ class Sender:
 
     def _hand_over(self, message: Message, index: npt.NDArray[np.uint64], loan: Loan) -> None:
         complete = Message(message.parts, message.events, index, message.hash64())
-        if not self.lanes:
-            self._progress.delivered(complete)
-            return
+        self._number += 1
         loan.claim()
-        parcel = Parcel(complete, len(self.lanes), loan)
+        parcel = Parcel(complete, self._number, max(len(self.lanes), 1), loan)
+        if not self.lanes:
+            self._passed(parcel, True)
         for lane in self.lanes:
             lane.put(parcel)
 
@@ -191,9 +197,24 @@ class Sender:
         with self._lock:
             parcel.pending -= 1
             parcel.delivered = parcel.delivered and is_taken
-            if parcel.pending:
-                return
+            is_done = not parcel.pending
+        if not is_done:
+            self._advance()
+            return
         if parcel.delivered:
             self._progress.delivered(parcel.message)
+            self._advance(parcel)
         if parcel.loan is not None:
             parcel.loan.release()
+
+    def _advance(self, parcel: Parcel | None = None) -> None:
+        """See which messages cannot be lost any more, those of a parcel among them."""
+        try:
+            if parcel is not None:
+                self._settlement.taken(parcel.number, parcel.message)
+            else:
+                self._settlement.advance()
+        except OSError as error:
+            text = f"cannot remember what has arrived: {error.strerror or error}"
+            self._error = self._error or DeliveryError(text, 0)
+            self._pool.end()

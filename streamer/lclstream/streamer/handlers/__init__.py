@@ -20,7 +20,8 @@ class Handler(Protocol):
 
     - `settled`, a number: how many messages, from the first one on, will not be lost whatever
       happens to this process. Without it, that is a message for which `send` has returned;
-    - `held()`, the `EventSet` of what earlier runs have delivered that this one continues.
+    - `prepare(configuration)`, called before the first message with the hash of the configuration;
+      returns the `EventSet` of what earlier runs have delivered, if it is to continue one.
     """
 
     def __init__(self, config: HandlerModel, place: Place) -> None:
