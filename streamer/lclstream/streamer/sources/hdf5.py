@@ -1,78 +1,77 @@
-"""Reads events from HDF5 files of any layout whose datasets have the events as first axis."""
+"""Reads events from HDF5 files whose datasets have the events as first axis.
 
+Layouts that are known (NeXus, CXI, our own) need no configuration: see `hdf5_layout`.
+"""
+
+import glob
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
-from types import MappingProxyType
+from typing import ClassVar
 
 import h5py
-import numpy as np
 
-from lclstream.core.errors import DecodeError, InvalidConfigError
-from lclstream.core.models import near
+from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import Hdf5EventSourceConfig, Parameters
 from lclstream.streamer.config.data_sources import wanted_readings
 from lclstream.streamer.config.source_identifier import identifier_files
-from lclstream.streamer.events import Event, Value, unknown_reading
+from lclstream.streamer.events import Event
+from lclstream.streamer.sources.hdf5_file import Hdf5EventFile, Name, open_file
+from lclstream.streamer.sources.hdf5_layout import discover, natural
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The readings of one event: the same row of every dataset."""
-
-    source: "Hdf5EventSource"
-    file: h5py.File
-    row: int
-
-    def read(self, name: str, field: str) -> Value | None:
-        dataset = self.source.dataset(self.file, name, field)
-        try:
-            value = dataset[self.row]
-        except OSError as error:
-            raise DecodeError(
-                f"cannot read event {self.row} of {dataset.name} in {self.file.filename}: {error}"
-            ) from None
-        return value.decode() if isinstance(value, bytes) else value
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".cxi", ".nxs", ".nx", ".nexus")
 
 
 class Hdf5EventSource:
     """Gives this rank's share of the events of some files, one file after the other.
 
-    Values keep their dtype and every bit. A data source finds a dataset by its path, or by the
-    name that `names` of the configuration gives it.
+    Values keep their dtype and every bit. A data source finds a dataset by its path, by the name
+    that `names` of the configuration gives it, or by that of the file's layout. What is in some
+    of the files only is missing in the events of the others.
 
-    Resource handling: holds one file open at a time.
+    Resource handling: holds one file open at a time; what was read from an event stays valid.
+
+    Error handling: `DecodeError` with file and dataset when a file is damaged.
     """
+
+    arrays_stay: ClassVar[bool] = True
+    """What was read from an event is valid as long as it is held."""
 
     def __init__(self, parameters: Parameters, rank: int, size: int) -> None:
         """Look into every file: do they have what the data sources ask for?
 
         Raises:
-            InvalidConfigError: a file cannot be opened, or lacks a dataset, or datasets differ in
-                the number of events.
+            InvalidConfigError: a file cannot be opened, no file has a dataset, or datasets differ
+                in the number of events.
+            DecodeError: a file is damaged.
         """
         config = parameters.event_source
         if not isinstance(config, Hdf5EventSourceConfig):
             raise InvalidConfigError(f"not an Hdf5EventSource: {config.type}")
         self._config = config
         self._rank, self._size = rank, size
-        self._names = MappingProxyType(dict(config.names))
-        self._wanted = wanted_readings(parameters.data_sources)
-        self._paths = [
-            Path(each).expanduser() for each in identifier_files(parameters.source_identifier)
-        ]
-        self._counts = [self._count(path) for path in self._paths]
-        self._file: h5py.File | None = None
+        self._paths = files_of(parameters.source_identifier)
+        self._absent: dict[Path, frozenset[Name]] = {}
+        self._counts = self._look(wanted_readings(parameters.data_sources))
+        self._file: Hdf5EventFile | None = None
 
     def __iter__(self) -> Iterator[Event]:
-        """Yield this rank's share."""
+        """Yield this rank's share.
+
+        Raises:
+            DecodeError: a file is damaged.
+        """
         first = 0
         for path, count in zip(self._paths, self._counts, strict=True):
-            self.close()
-            self._file = _open(path)
-            for index in range(first, first + count):
-                if index % self._size == self._rank:
-                    yield self._event(self._file, index, index - first)
+            mine = range(first + (self._rank - first) % self._size, first + count, self._size)
+            if mine:
+                self.close()
+                self._file = file = self._opened(path)
+                for index in mine:
+                    yield file.event(index - first, index)
             first += count
         self.close()
 
@@ -82,101 +81,100 @@ class Hdf5EventSource:
             self._file.close()
             self._file = None
 
-    def dataset(self, file: h5py.File, name: str, field: str) -> h5py.Dataset:
-        """Return the dataset that a detector's field or a path names.
+    def _opened(self, path: Path) -> Hdf5EventFile:
+        file = Hdf5EventFile(path, self._config)
+        file.absent = self._absent.get(path, frozenset())
+        return file
 
-        Raises:
-            InvalidConfigError: the file has none.
-        """
-        called = f"{name}.{field}" if field else name
-        path = self._names.get(called, called)
-        found = file.get(path)
-        if isinstance(found, h5py.Dataset):
-            return found
-        known = self._known(file)
-        if called in self._names:
-            hint = near(path, list(known)) or f"; there are: {', '.join(sorted(known))}"
-            raise InvalidConfigError(f"no dataset {path!r}, which names gives for {called!r}{hint}")
-        raise unknown_reading(called, "", known | {each: [""] for each in self._names})
+    def _look(self, wanted: list[Name]) -> list[int]:
+        """Return how many events each file has, and remember what it lacks and others have."""
+        has: dict[Path, set[Name]] = {}
+        counts: dict[Path, int] = {}
+        for path in self._paths:
+            with closing(self._opened(path)) as file:
+                has[path] = {name for name in wanted if file.has(name)}
+                # What has nothing that is wanted may have nothing that can be counted.
+                if has[path] or not wanted:
+                    counts[path] = _count(file, [name for name in wanted if name in has[path]])
+        somewhere = set().union(*has.values())
+        for path, found in has.items():
+            self._absent[path] = frozenset(somewhere - found)
+            if self._absent[path]:
+                names = sorted(".".join(filter(None, name)) for name in self._absent[path])
+                logger.warning("hdf5_readings_missing", extra={
+                    "path": str(path), "readings": names,
+                })  # fmt: skip
+            if path not in counts or not somewhere.issuperset(wanted):
+                with closing(self._opened(path)) as file:
+                    counts[path] = _count(file, wanted)
+        return [counts[path] for path in self._paths]
 
-    def _event(self, file: h5py.File, index: int, row: int) -> Event:
-        stamp = index
-        if self._config.timestamp is not None:
-            stamp = int(self.dataset(file, self._config.timestamp, "")[row])
-        return Event(
-            timestamp=stamp,
-            index=index,
-            run=self._config.run,
-            experiment=self._config.experiment,
-            readings=_Row(self, file, row),
-        )
 
-    def _known(self, file: h5py.File) -> dict[str, list[str]]:
-        paths: list[str] = []
-        file.visititems(
-            lambda name, item: paths.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
-        )
-        return {path: [""] for path in paths}
+def _count(file: Hdf5EventFile, wanted: list[Name]) -> int:
+    try:
+        return file.count(wanted)
+    except InvalidConfigError as error:
+        raise InvalidConfigError(f"{file.path}: {error}") from None
 
-    def _count(self, path: Path) -> int:
-        """Return the number of events of a file."""
-        with _open(path) as file:
-            lengths: dict[str, int] = {}
-            try:
-                datasets = [self.dataset(file, name, field) for name, field in self._wanted]
-                if self._config.timestamp is not None:
-                    datasets.append(self._stamps(file))
-            except InvalidConfigError as error:
-                raise InvalidConfigError(f"{path}: {error}") from None
-            for dataset in datasets:
-                if not dataset.shape:
-                    raise InvalidConfigError(f"{path}: {dataset.name} has no axis of events")
-                lengths[str(dataset.name)] = int(dataset.shape[0])
-        if not lengths:
-            raise InvalidConfigError("no data source names a dataset: how many events are there?")
-        if len(set(lengths.values())) > 1:
-            each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            raise InvalidConfigError(f"{path}: the datasets differ in their events: {each}")
-        return next(iter(lengths.values()))
 
-    def _stamps(self, file: h5py.File) -> h5py.Dataset:
-        dataset = self.dataset(file, self._config.timestamp or "", "")
-        if not np.issubdtype(dataset.dtype, np.integer):
-            raise InvalidConfigError(
-                f"{dataset.name}: time stamps must be integers of 64 bits, got {dataset.dtype}"
-            )
-        return dataset
+def files_of(source_identifier: str) -> list[Path]:
+    """Return the files that paths, folders and patterns name, in the order of their numbers.
+
+    Raises:
+        InvalidConfigError: there is none.
+    """
+    found: list[Path] = []
+    for name in identifier_files(source_identifier):
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES]
+            found += sorted(inside, key=lambda each: natural(each.name))
+        elif path.exists() or not glob.has_magic(name):
+            found.append(path)
+        else:
+            matches = map(Path, glob.glob(str(path)))  # noqa: PTH207 - of folders too
+            found += sorted(matches, key=lambda each: natural(str(each)))
+        if not found:
+            raise InvalidConfigError(f"{name}: no such file")
+    return found
 
 
 def describe(source_identifier: str) -> Iterator[str]:
-    """Yield the lines of a listing of files: their datasets with dtype and shape.
+    """Yield the lines of a listing of files: their datasets with dtype and shape, and names.
 
     Raises:
         InvalidConfigError: a file cannot be read.
+        DecodeError: it is damaged.
     """
-    for path in identifier_files(source_identifier):
-        yield path
-        with _open(Path(path).expanduser()) as file:
+    for path in files_of(source_identifier):
+        yield str(path)
+        with open_file(path) as file:
             yield from _listing(file)
+            names = discover(file).names
+        width = max(map(len, names), default=0)
+        for name, place in names.items():
+            yield f"  {name:{width}}  = {place}"
 
 
 def _listing(file: h5py.File) -> list[str]:
     lines: list[str] = []
     file.visititems(lambda name, item: lines.extend(_line(name, item)))
+    file.visititems_links(lambda name, link: lines.extend(_broken(file, name, link)))
     return lines
 
 
 def _line(name: str, item: h5py.Dataset | h5py.Group) -> list[str]:
     if not isinstance(item, h5py.Dataset):
         return []
-    shape = " x ".join(map(str, item.shape)) or "one value"
+    shape = " x ".join(map(str, item.shape or ())) or "one value"
     return [f"  /{name}: {item.dtype}, {shape}"]
 
 
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if not path.is_file():
-            raise InvalidConfigError(f"{path}: no such file") from None
-        raise InvalidConfigError(f"{path}: not a readable HDF5 file: {error}") from None
+def _broken(file: h5py.File, name: str, link: object) -> list[str]:
+    """Return the line of an external link; of one that leads nowhere too."""
+    if not isinstance(link, h5py.ExternalLink):
+        return []
+    item = file.get(name)
+    if isinstance(item, h5py.Dataset):
+        return [f"{_line(name, item)[0]}, in {link.filename}"]
+    return [f"  /{name}: in {link.filename}" + ("" if item is not None else ", which is not there")]
