@@ -86,6 +86,11 @@ def test_unknown_and_ambiguous_names() -> None:
         batch["a/enrgy"]
 
 
+def sent(serializer: HDF5BinarySerializer, batch: Any) -> bytes:
+    (message,) = serializer.messages(batch)
+    return message.tobytes()
+
+
 @pytest.mark.parametrize("compression", [None, "bitshuffle_with_lz4", "gzip_with_shuffle"])
 @pytest.mark.parametrize("events", [4, 3], ids=["full batch", "short batch"])
 def test_messages_of_our_streamer(compression: str | None, events: int) -> None:
@@ -121,8 +126,9 @@ def test_messages_of_our_streamer(compression: str | None, events: int) -> None:
         for label, name, field in (("frame", "jungfrau", "raw.calib"), ("hit", "truth", "hit")):
             value = event.read(name, field)
             values[label] = None if value is None else np.asarray(value)
-        made += [bytes(serializer.payload(batch)) for batch in batcher.add(event, values)]
-    made += [bytes(serializer.payload(batch)) for batch in batcher.finish()]
+        made += [sent(serializer, batch) for batch in batcher.add(event, values)]
+    made += [sent(serializer, batch) for batch in batcher.finish()]
+    serializer.close()
     got = [event for payload in made for event in decode(payload)]
     assert [event.index for event in got] == [event.index for event in expected]
     assert [event.timestamp for event in got] == [event.timestamp for event in expected]
@@ -158,6 +164,58 @@ def test_messages_of_other_streamers(folder: str, name: str) -> None:
     assert event == 5
 
 
+def ragged_message(offsets: Any = (0, 2, 2, 5), **more: Any) -> bytes:
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        file["a/peaks"] = np.arange(10, dtype=np.float32).reshape(5, 2)
+        file["a/peaks"].attrs.update({"offsets": "/a/peaks_offsets", "units": "keV"})
+        file["a/peaks_offsets"] = np.array(offsets)
+        file["lclstream/step"] = np.array([4, 4, 5], np.uint32)
+        for path, values in more.items():
+            file[path] = values
+    return memory.getvalue()
+
+
+def test_readings_whose_number_differs_come_back_by_event() -> None:
+    batch = decode(ragged_message())
+    assert (len(batch), batch["peaks"].shape) == (3, (5, 2))
+    assert [event["a/peaks"].tolist() for event in batch] == [
+        [[0, 1], [2, 3]],
+        [],
+        [[4, 5], [6, 7], [8, 9]],
+    ]
+    assert [event.step for event in batch] == [4, 4, 5]
+    assert batch.units == {"a/peaks": "keV"}
+    assert not batch.arrays
+    assert not decode(ragged_message(), fields=()).ragged
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (ragged_message((0, 2, 2, 6)), "do not fit its 5 values"),
+        (ragged_message((1, 2, 2, 5)), "do not fit its 5 values"),
+        (ragged_message((0, 4, 2, 5)), "do not fit its 5 values"),
+        (ragged_message((0, -1, 2, 5)), "do not fit its 5 values"),
+        (ragged_message((0.0, 2.0, 2.0, 5.0)), "must hold integers"),
+        (ragged_message((0, 2, 5)), "no common event axis"),
+        (ragged_message(np.zeros((4, 1), int)), "no common event axis"),
+        (ragged_message(b=np.zeros(4)), "no common event axis"),
+    ],
+)
+def test_offsets_that_do_not_fit(payload: bytes, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        decode(payload)
+
+
+def test_values_without_their_offsets() -> None:
+    memory = io.BytesIO(ragged_message())
+    with h5py.File(memory, "r+") as file:
+        del file["a/peaks_offsets"]
+    with pytest.raises(DecodeError, match=r"'a/peaks' of the message has no offsets at 'a/peaks_"):
+        decode(memory.getvalue())
+
+
 @pytest.mark.parametrize("payload", [b"", b"\x89HDF", b"PK\x03\x04 zip", b"x" * 100])
 def test_other_formats(payload: bytes) -> None:
     with pytest.raises(DecodeError, match=r"^expected an HDF5 message, got \d+ bytes that begin"):
@@ -170,8 +228,8 @@ def test_truncated_message(length: int) -> None:
         decode(message()[:length])
 
 
-def test_any_damage_is_an_error_or_harmless() -> None:
-    payload = message()
+@pytest.mark.parametrize("payload", [message(), ragged_message()], ids=["fixed", "ragged"])
+def test_any_damage_is_an_error_or_harmless(payload: bytes) -> None:
     generator = np.random.default_rng(0)
     for _ in range(300):
         damaged = bytearray(payload)

@@ -6,10 +6,8 @@ identifies events, are decoded too; their events have no index, and a time stamp
 bring one.
 """
 
-import contextlib
 import io
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 import h5py
@@ -17,126 +15,28 @@ import hdf5plugin  # noqa: F401 - makes the codecs known to h5py
 import numpy as np
 import numpy.typing as npt
 
-from lclstream.core.errors import DecodeError, NotFoundError
-from lclstream.core.models import near
+from lclstream.client.batches import Array, Batch, Event, Ragged
+from lclstream.core.errors import DecodeError
 
-Array: TypeAlias = npt.NDArray[np.generic]
+__all__ = ["Array", "Batch", "Event", "Payload", "Ragged", "decode"]
+
 Payload: TypeAlias = bytes | bytearray | memoryview
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 GROUP = "lclstream"
 # Below them by data source; the attribute names the dataset.
 MASKS, MASKED = "valid/", "dataset"
+# Attribute of readings whose number differs from event to event: the dataset that counts them.
+OFFSETS = "offsets"
+UNITS = "units"
 # Of the message; everything else is of its events.
 SEQUENCE = "sequence"
+# Rows up to this size may be stored as they are although the others are compressed.
+SMALL_BYTES = 64
 # More than any detector gives in one batch; a damaged or hostile header may claim anything.
 MAX_DATASET_BYTES = 16 << 30
 # What h5py raises for damaged files, depending on where the damage is.
 H5PY_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """The decoded events of one message."""
-
-    arrays: Mapping[str, Array]
-    """Values by dataset path without leading slash; axis 0 = events."""
-    count: int
-    """Number of events."""
-    indices: npt.NDArray[np.uint64] | None = None
-    """Position of each event in the whole run; None if the message does not say."""
-    timestamps: npt.NDArray[np.uint64] | None = None
-    """Seconds << 32 | nanoseconds of each event, as the DAQ wrote it; None if unknown."""
-    valid: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
-    """By data source: 1 where the reading exists. What is not here always exists."""
-    sources: Mapping[str, str] = field(default_factory=dict)
-    """Dataset path -> data source, for those that have a mask."""
-    experiment: str = ""
-    run: int | None = None
-    rank: int | None = None
-    """Of the producer that sent the message."""
-    sequence: int | None = None
-    """Number of the message among those of its rank, from 0."""
-    size_bytes: int = 0
-    """Of the message."""
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, name: str) -> Array:
-        """Return the values of all events.
-
-        Args:
-            name: path of the dataset, or its last part where only one dataset has it.
-
-        Raises:
-            NotFoundError: there is no such dataset, or several.
-        """
-        return self.arrays[self.path(name)]
-
-    def __contains__(self, name: str) -> bool:
-        with contextlib.suppress(NotFoundError):
-            return bool(self.path(name))
-        return False
-
-    def __iter__(self) -> Iterator["Event"]:
-        return (Event(self, row) for row in range(self.count))
-
-    def mask(self, name: str) -> npt.NDArray[np.uint8] | None:
-        """Return 1 for each event whose reading exists; None if all do.
-
-        Args:
-            name: of a data source, or of its dataset as in `__getitem__`; with a leading slash
-                it is always a dataset's.
-        """
-        if name in self.valid:
-            return self.valid[name]
-        path = self.path(name) if name in self else name.strip("/")
-        return self.valid.get(self.sources.get(path, path))
-
-    def path(self, name: str) -> str:
-        """Return the full path of a dataset; see `__getitem__`."""
-        wanted = name.strip("/")
-        if wanted in self.arrays:
-            return wanted
-        found = [path for path in self.arrays if path.rpartition("/")[2] == wanted]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise NotFoundError(f"several datasets are named {name!r}: {', '.join(found)}")
-        hint = near(wanted, list(self.arrays)) or f"; there are: {', '.join(self.arrays)}"
-        raise NotFoundError(f"the message has no dataset {name!r}{hint}")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a batch."""
-
-    batch: Batch
-    row: int
-
-    def __getitem__(self, name: str) -> Array:
-        """Return one value, an array without the axis of the events."""
-        return np.asarray(self.batch[name][self.row])
-
-    def is_valid(self, name: str) -> bool:
-        """Return whether a reading exists in this event.
-
-        Args:
-            name: as in `Batch.mask`.
-        """
-        mask = self.batch.mask(name)
-        return mask is None or bool(mask[self.row])
-
-    @property
-    def index(self) -> int | None:
-        """Position in the whole run."""
-        return None if self.batch.indices is None else int(self.batch.indices[self.row])
-
-    @property
-    def timestamp(self) -> int | None:
-        """Seconds << 32 | nanoseconds, as the DAQ wrote it."""
-        return None if self.batch.timestamps is None else int(self.batch.timestamps[self.row])
 
 
 def decode(payload: Payload, fields: Collection[str] | None = None) -> Batch:
@@ -196,19 +96,27 @@ def _batch(file: h5py.File, view: memoryview, fields: Collection[str] | None) ->
     file.visititems(lambda name, item: _keep(datasets, name, item))
     own = {name.partition("/")[2]: d for name, d in datasets.items() if _is_own(name)}
     data = {name: d for name, d in datasets.items() if not _is_own(name)}
-    count = _common_count(data | {name: d for name, d in own.items() if name != SEQUENCE})
+    ragged = _take_ragged(data)
+    counted = data | {name: d for name, d in own.items() if name != SEQUENCE}
+    count = _common_count(counted, {name: offsets for name, (_, offsets) in ragged.items()})
     wanted = None if fields is None else {field.strip("/") for field in fields}
     attributes = file[GROUP].attrs if GROUP in file else {}
     masks = {name.removeprefix(MASKS): each for name, each in own.items() if name.startswith(MASKS)}
+
+    def is_wanted(name: str) -> bool:
+        return wanted is None or name in wanted or name.rpartition("/")[2] in wanted
+
     return Batch(
-        arrays={
-            name: _values(dataset, view)
-            for name, dataset in data.items()
-            if wanted is None or name in wanted or name.rpartition("/")[2] in wanted
+        arrays={name: _values(each, view) for name, each in data.items() if is_wanted(name)},
+        ragged={
+            name: _ragged(name, values, offsets, view)
+            for name, (values, offsets) in ragged.items()
+            if is_wanted(name)
         },
         count=count,
         indices=_numbers(own.get("event_index"), view),
         timestamps=_numbers(own.get("timestamp"), view),
+        steps=_numbers(own.get("step"), view),
         valid={
             source: _values(mask, view).astype(np.uint8, copy=False)
             for source, mask in masks.items()
@@ -216,6 +124,12 @@ def _batch(file: h5py.File, view: memoryview, fields: Collection[str] | None) ->
         sources={
             str(mask.attrs.get(MASKED, source)).strip("/"): source for source, mask in masks.items()
         },
+        units={
+            name: str(each.attrs[UNITS])
+            for name, each in datasets.items()
+            if UNITS in each.attrs and is_wanted(name)
+        },
+        configuration=str(attributes.get("configuration", "")),
         experiment=str(attributes.get("experiment", "")),
         run=_integer(attributes.get("run")),
         rank=_integer(attributes.get("rank")),
@@ -238,14 +152,39 @@ def _is_own(name: str) -> bool:
     return name.startswith(f"{GROUP}/")
 
 
-def _common_count(datasets: Mapping[str, h5py.Dataset]) -> int:
-    """Return the number of events; every dataset must agree."""
-    if not datasets:
+def _take_ragged(data: dict[str, h5py.Dataset]) -> dict[str, tuple[h5py.Dataset, h5py.Dataset]]:
+    """Take out what is ragged: values and offsets, by the path of the values."""
+    found: dict[str, tuple[h5py.Dataset, h5py.Dataset]] = {}
+    for name, values in list(data.items()):
+        if OFFSETS not in values.attrs:
+            continue
+        path = str(values.attrs[OFFSETS]).strip("/")
+        if path not in data:
+            raise DecodeError(f"dataset {name!r} of the message has no offsets at {path!r}")
+        found[name] = data.pop(name), data.pop(path)
+    return found
+
+
+def _ragged(name: str, values: h5py.Dataset, offsets: h5py.Dataset, view: memoryview) -> Ragged:
+    ends = _numbers(offsets, view)
+    numbers = np.zeros(0, np.uint64) if ends is None else ends
+    # Signed numbers would not show that they go down.
+    if numbers[0] or numbers[-1] > len(values) or bool((numbers[1:] < numbers[:-1]).any()):
+        raise DecodeError(f"the offsets of dataset {name!r} do not fit its {len(values)} values")
+    return Ragged(_values(values, view), numbers)
+
+
+def _common_count(datasets: Mapping[str, h5py.Dataset], offsets: Mapping[str, h5py.Dataset]) -> int:
+    """Return the number of events; every dataset must agree, and offsets have one more."""
+    if not datasets and not offsets:
         raise DecodeError("the message holds no dataset")
     counts = {name: each.shape[0] if each.shape else None for name, each in datasets.items()}
+    for name, each in offsets.items():
+        is_right = len(each.shape) == 1 and each.shape[0] > 0
+        counts[name] = each.shape[0] - 1 if is_right else None
     if len(set(counts.values())) > 1 or None in counts.values():
         raise DecodeError(f"the datasets of the message have no common event axis: {counts}")
-    return int(next(iter(datasets.values())).shape[0])
+    return int(next(iter(counts.values())) or 0)
 
 
 def _values(dataset: h5py.Dataset, view: memoryview) -> Array:
@@ -267,12 +206,17 @@ def _offset(dataset: h5py.Dataset) -> int | None:
     if dataset.chunks is None:
         found = dataset.id.get_offset()
         return None if found is None else int(found)
-    plain = dataset.id.get_create_plist().get_nfilters() == 0
-    if not plain or dataset.chunks != (1, *dataset.shape[1:]):
+    if dataset.chunks != (1, *dataset.shape[1:]):
+        return None
+    filters = dataset.id.get_create_plist().get_nfilters()
+    if filters and dataset.nbytes // dataset.shape[0] > SMALL_BYTES:
+        # Surely compressed; there may be many of them.
         return None
     chunks: list[h5py.h5d.StoreInfo] = []
     dataset.id.chunk_iter(chunks.append)
-    if len(chunks) != dataset.shape[0]:
+    # A chunk may do without the filters of its dataset; very small ones do.
+    is_plain = all(chunk.filter_mask == (1 << filters) - 1 for chunk in chunks)
+    if len(chunks) != dataset.shape[0] or not is_plain:
         return None
     places = sorted((chunk.chunk_offset[0], chunk.byte_offset) for chunk in chunks)
     first, step = places[0][1], dataset.nbytes // len(places)
