@@ -24,10 +24,14 @@ class StepsPipeline(ProcessingModel):
 
     def labels_behind(self, data_sources: Mapping[str, DataSourceModel]) -> tuple[str, ...]:
         """Return the names of the values behind all steps."""
+        return tuple(self.known_behind(data_sources))
+
+    def known_behind(self, data_sources: Mapping[str, DataSourceModel]) -> dict[str, Known]:
+        """Return what is known about the values behind all steps."""
         known = _known(data_sources)
         for step in self.all_steps():
             known = _known_after(step, known)
-        return tuple(known)
+        return known
 
     def problems(self, parameters: "Parameters") -> Iterator[Finding]:
         """Yield what is wrong with each step behind those in front of it."""
