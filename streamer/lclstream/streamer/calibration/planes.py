@@ -23,6 +23,8 @@ NUMBER_BITS = 14
 NUMBER_MASK = (1 << NUMBER_BITS) - 1
 # References to an array that only its owner knows: the attribute, and getrefcount's argument.
 _OWN_REFERENCES = 2
+# One in so many pixels.
+_MANY = 20
 
 Floats = npt.NDArray[np.float32]
 
@@ -79,18 +81,30 @@ def with_numpy(
     out: Floats,
 ) -> None:
     """Write the calibrated pixels; fast when most are in the first range of the gain."""
-    np.copyto(out, raw & np.uint16(NUMBER_MASK))
-    out -= offsets[0]
+    number = (raw & np.uint16(NUMBER_MASK)).astype(np.float32)
+    code = (raw >> NUMBER_BITS) & bits
+    is_other = code != codes[0]
+    count = np.count_nonzero(is_other)
+    np.subtract(number, offsets[0], out=out)
     out *= factors[0]
-    others = np.flatnonzero(((raw >> NUMBER_BITS) & bits) != codes[0])
-    if others.size:
-        rest = raw[others]
-        number, code = (rest & NUMBER_MASK).astype(np.float32), (rest >> NUMBER_BITS) & bits
+    if count * _MANY > raw.size:
+        # Whole planes are faster than picking pixels.
+        in_no_plane = is_other
+        for plane in range(1, len(codes)):
+            here = code == codes[plane]
+            values = number - offsets[plane]
+            values *= factors[plane]
+            np.copyto(out, values, where=here)
+            in_no_plane &= ~here
+        np.copyto(out, 0, where=in_no_plane)
+    elif count:
+        others = np.flatnonzero(is_other)
+        rest, rest_code = number[others], code[others]
         values = np.zeros(others.size, np.float32)
         for plane in range(1, len(codes)):
-            here = np.flatnonzero(code == codes[plane])
+            here = np.flatnonzero(rest_code == codes[plane])
             where = others[here]
-            values[here] = (number[here] - offsets[plane, where]) * factors[plane, where]
+            values[here] = (rest[here] - offsets[plane, where]) * factors[plane, where]
         out[others] = values
 
 

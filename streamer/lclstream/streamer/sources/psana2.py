@@ -104,7 +104,7 @@ class Psana2EventSource:
         number = 0
         try:
             for run in self._all_runs():
-                for event in run.events:
+                for event in run:
                     index = self._index(number)
                     number += 1
                     if index is None:
@@ -164,7 +164,7 @@ class Psana2EventSource:
             run=run.number,
             experiment=run.experiment,
             run_timestamp=run.timestamp,
-            step=run.step(),
+            step=run.step,
             readings=Psana2Readings(run, event),
         )
 

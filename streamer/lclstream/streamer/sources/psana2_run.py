@@ -1,5 +1,6 @@
 """One run of psana2: its detectors, its steps, and the readings of its events."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from lclstream.streamer.sources.xtc2_format import FieldType, Service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+logger = logging.getLogger(__name__)
+
 
 class Psana2Run:
     """A run as psana2 has it; detectors are made when they are first asked for."""
@@ -20,10 +23,10 @@ class Psana2Run:
         self.experiment: str = run.expt or ""
         self.number: int = run.runnum or 0
         self.timestamp: int = int(getattr(run, "timestamp", 0) or 0)
-        self.events: Iterator[Any] = iter(run.events())
+        self._events: Iterator[Any] = iter(run.events())
         self._detectors: dict[str, Any] = {}
         self._readers: dict[tuple[str, str], FieldReader] = {}
-        self._scan_seen, self._step = 0, 0
+        self._steps = StepCount(run)
 
     def reader(self, name: str, field: str) -> "FieldReader":
         """Return what reads a field of a detector.
@@ -50,25 +53,21 @@ class Psana2Run:
             known |= {each: [""] for each in pair if each}
         return unknown_reading(name, field, known)
 
+    @property
     def step(self) -> int:
-        """Return the number of the scan's step that the last event belongs to, from 0.
+        """Number of the scan's step that the last event belongs to, from 0."""
+        return max(self._steps.number, 0)
 
-        It is that of the BeginStep transitions so far, which psana2 keeps for the values of a
-        scan.
-        """
-        managers = self._run.esm.stores["scan"].env_managers if hasattr(self._run, "esm") else []
-        # Every stream has every transition.
-        dgrams = managers[0].dgrams if managers else []
-        new = dgrams[self._scan_seen :]
-        if new:
-            self._scan_seen = len(dgrams)
-            self._step += sum(each.service() == Service.BEGIN_STEP for each in new)
-        return max(self._step - 1, 0)
+    def __iter__(self) -> "Iterator[Any]":
+        """Yield the events that psana2 has for this rank."""
+        for event in self._events:
+            self._steps.saw_event()
+            yield event
 
     def end(self) -> None:
         """Have no more events sent to this rank, nor to the others."""
         self._run.terminate()
-        for _ in self.events:
+        for _ in self._events:
             pass
 
     def _detector(self, name: str) -> Any:
@@ -78,6 +77,42 @@ class Psana2Run:
             except KeyError:
                 raise self.unknown(name, "") from None
         return self._detectors[name]
+
+
+class StepCount:
+    """Numbers the steps of a run by the transitions that psana2 passes over between events.
+
+    Some runs announce a step twice before it begins, which makes one step.
+    """
+
+    def __init__(self, run: Any) -> None:
+        """Look at every transition that the run handles."""
+        self.number = -1
+        self._is_open = self._has_events = False
+        handle = getattr(run, "_handle_transition", None)
+        if handle is None:
+            logger.info("psana_steps_unknown")
+            return
+
+        def handled(dgrams: Any) -> Any:
+            is_transition = handle(dgrams)
+            if is_transition:
+                self._after(next(each.service() for each in dgrams if each))
+            return is_transition
+
+        run._handle_transition = handled  # noqa: SLF001
+
+    def saw_event(self) -> None:
+        """Take note that there was an event since the last transition."""
+        self._has_events = True
+
+    def _after(self, service: int) -> None:
+        if service == Service.BEGIN_STEP:
+            if not self._is_open or self._has_events:
+                self.number += 1
+            self._is_open, self._has_events = True, False
+        elif service == Service.END_STEP:
+            self._is_open = False
 
 
 class FieldReader:
