@@ -68,8 +68,11 @@ class SimulatedRun:
         for event in self.events:
             values = extractor.extract(event)
             assert values is not None
-            made += [bytes(serializer.payload(batch)) for batch in batcher.add(event, values)]
-        return made + [bytes(serializer.payload(batch)) for batch in batcher.finish()]
+            for batch in batcher.add(event, values):
+                made += [message.tobytes() for message in serializer.messages(batch)]
+        for batch in batcher.finish():
+            made += [message.tobytes() for message in serializer.messages(batch)]
+        return made
 
     @property
     def hits(self) -> list[bool]:

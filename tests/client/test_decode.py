@@ -19,7 +19,7 @@ from lclstream.streamer.serializers.hdf5 import HDF5BinarySerializer
 from lclstream.streamer.sources.simulated import expected_event
 
 if TYPE_CHECKING:
-    from lclstream.streamer.data_sources import Array
+    from lclstream.streamer.values import Array
 
 VECTORS = Path(__file__).parents[3] / "shared/vectors/streamer"
 
