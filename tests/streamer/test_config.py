@@ -166,7 +166,7 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
         ),
         (
             "data_serializer", {"type": "SimplonBinarySerializer"},
-            "data_sources: lacks what SimplonBinarySerializer needs: detector_data,",
+            "data_serializer.data_source_to_serialize: is required",
         ),
         (
             "data_handlers", [{"type": "BinaryDataStreamingDataHandler", "urls": ["tcp://a"]}],

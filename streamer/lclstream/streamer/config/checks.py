@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Location = tuple[str | int, ...]
 
-SIMPLON_SOURCES = ("timestamp", "detector_data", "detector_geometry", "run_info")
 # Sources that make their events up need no `source_identifier`; these do.
 FROM_FILES = ("Hdf5EventSource", "Psana1EventSource", "Psana2EventSource", "Xtc2EventSource")
 # The highest level of the codecs that have levels; zfp compresses numbers of 32 and 64 bits.
@@ -40,7 +39,6 @@ def problems_of(document: Mapping[str, Any]) -> list[Problem]:
         *_identifier(document),
         *_fields(document),
         *_codec(document),
-        *_simplon(document),
         *_sources_exist(document),
     ]
 
@@ -152,16 +150,6 @@ def _dtype(source: Mapping[str, Any]) -> Any:
     if source.get("type") in ("SourceIdentifier", "Psana2RunInfo"):
         return "str"
     return source.get("array_dtype") or source.get("dtype")
-
-
-def _simplon(document: Mapping[str, Any]) -> Iterator[Problem]:
-    serializer, sources = _serializer(document, "SimplonBinarySerializer"), _sources(document)
-    if serializer is None or sources is None:
-        return
-    missing = [name for name in SIMPLON_SOURCES if name not in sources]
-    if missing:
-        text = f"lacks what SimplonBinarySerializer needs: {', '.join(missing)}"
-        yield Problem(("data_sources",), text, sorted(map(str, sources)))
 
 
 def _sources_exist(document: Mapping[str, Any]) -> Iterator[Problem]:

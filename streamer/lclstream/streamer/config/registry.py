@@ -191,8 +191,8 @@ class SerializerModel(Choice):
         "data_serializer",
         "lclstream.streamer.serializers",
         {
-            name: f"{CONFIG}.serializers:{name}Config"
-            for name in ("HDF5BinarySerializer", "SimplonBinarySerializer")
+            "HDF5BinarySerializer": f"{CONFIG}.serializers:HDF5BinarySerializerConfig",
+            "SimplonBinarySerializer": f"{CONFIG}.simplon:SimplonBinarySerializerConfig",
         }
         | {
             name: f"{CONFIG}.more_serializers:{name}Config"

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from lclstream.streamer.config.registry import SerializerModel
+from lclstream.streamer.config.simplon import (
+    SimplonBinarySerializerConfig as SimplonBinarySerializerConfig,
+)
 
 if TYPE_CHECKING:
     from lclstream.streamer.config import Parameters
@@ -53,18 +56,3 @@ class HDF5BinarySerializerConfig(SerializerModel):
         if self.layout == "fields":
             return {name: "/" + path.strip("/") for name, path in self.fields.items()}
         return {name: "/" + name.strip("/") for name in parameters.labels}
-
-
-class SimplonBinarySerializerConfig(SerializerModel):
-    """CBOR messages in the manner of DECTRIS Simplon."""
-
-    implementation: ClassVar = "lclstream.streamer.serializers.simplon:SimplonBinarySerializer"
-    type: Literal["SimplonBinarySerializer"] = "SimplonBinarySerializer"
-    data_source_to_serialize: str
-    polarization_fraction: float
-    polarization_axis: list[float]
-    data_collection_rate: str
-    detector_name: str
-    detector_type: str
-    photon_wavelength_source: str | None = None
-    spectrometer_source: str | None = None
