@@ -4,20 +4,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from tests.helpers.xtc2_runs import (
     START,
     WAVE,
     MadeEvent,
     made_events,
-    parameters,
     stream_path,
     write_run,
 )
 
-from lclstream.core.errors import DecodeError, InvalidConfigError, NotFoundError
-from lclstream.streamer.sources.xtc2 import Xtc2EventSource
+from lclstream.core.errors import DecodeError, NotFoundError
 from lclstream.streamer.sources.xtc2_file import Xtc2File
 from lclstream.streamer.sources.xtc2_format import (
     DGRAM_HEADER,
@@ -27,7 +23,6 @@ from lclstream.streamer.sources.xtc2_format import (
     to_datetime,
     to_unix_ns,
 )
-from lclstream.streamer.sources.xtc2_info import describe
 from lclstream.streamer.sources.xtc2_writer import encode_dgram
 
 SERVICES = [
@@ -132,46 +127,6 @@ def test_readout_groups_do_not_hide_the_service(tmp_path: Path) -> None:
     path.write_bytes(b"".join(encode_dgram(Service.L1ACCEPT, START, [], env=0x4B0003)))
     (dgram,) = Xtc2File(path)
     assert (dgram.service, dgram.env, dgram.timestamp) == (Service.L1ACCEPT, 0xC4B0003, START)
-
-
-def read_everything(path: Path) -> None:
-    """Decode all that a file has, in every way there is."""
-    for dgram in Xtc2File(path):
-        for each in dgram.contributions():
-            each.values()
-            each.enumerations()
-    for event in Xtc2EventSource(parameters(f"files={path}"), 0, 1):
-        event.read("gas")
-        for field in ("label", "trace", "offset"):
-            event.read("wave", f"fex.{field}")
-    list(describe(str(path)))
-
-
-EDITS = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)),
-    min_size=1,
-    max_size=4,
-)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
-@given(edits=EDITS, keep=st.one_of(st.just(1.0), st.floats(0, 1)))
-def test_damage_is_a_typed_error_or_none(
-    small: Path, edits: list[tuple[float, bytes]], keep: float
-) -> None:
-    raw = bytearray(small.read_bytes())
-    for place, new in edits:
-        at = int(place * len(raw))
-        raw[at : at + len(new)] = new
-    path = small.with_name("damaged.xtc2")
-    path.write_bytes(raw[: int(keep * len(raw))])
-    try:
-        read_everything(path)
-    except DecodeError as error:
-        assert str(path) in str(error) or "differ in the shape" in str(error)  # noqa: PT017
-    except InvalidConfigError as error:
-        # A name was damaged, so that the detector is not there.
-        assert "no detector or variable" in str(error) or "has no field" in str(error)  # noqa: PT017
 
 
 def test_timestamps_are_exact() -> None:

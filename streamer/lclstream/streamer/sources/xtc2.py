@@ -1,7 +1,9 @@
 """Events from XTC2 files, without psana and without SLAC's network."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from lclstream.core.errors import InvalidConfigError
@@ -106,7 +108,8 @@ class Xtc2EventSource:
 
     def _look(self, wanted: list[tuple[str, str]]) -> None:
         for recording in self._selection.recordings:
-            builder = EventBuilder(recording, Reading(access=self._config.access))
+            # What is wrong is counted when it is read.
+            builder = EventBuilder(recording, replace(self._reading, counts=Counter()))
             # What a run has is known when its first event comes.
             if next(iter(builder), None) is not None:
                 for name, field in wanted:

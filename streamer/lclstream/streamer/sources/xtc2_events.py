@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lclstream.core.errors import DecodeError
 from lclstream.streamer.sources.xtc2_dgram import ShapesData
 from lclstream.streamer.sources.xtc2_files import Recording
 from lclstream.streamer.sources.xtc2_format import Service
@@ -47,7 +46,7 @@ class EventBuilder:
         ]
         self._experiment, self._run = recording.experiment, recording.run
         self._run_timestamp = 0
-        self._layout, self._reading = Layout(), reading
+        self._layout, self._reading = Layout((), reading), reading
         self._step = _StepCount()
         self._transitions = self._events = 0
         self.situation = self._current()
@@ -87,15 +86,11 @@ class EventBuilder:
     def _apply(self, streams: list[Stream]) -> None:
         self._transitions += 1
         for stream in streams:
-            try:
+            with self._reading.going_on("undecodable_transitions"):
                 stream.apply(self._transitions)
-            except DecodeError as error:
-                if not self._reading.skip_errors:
-                    raise
-                self._reading.passed_over("undecodable_transitions", error)
         for service in {stream.service for stream in streams}:
             if service == Service.CONFIGURE:
-                self._layout = Layout(self.streams)
+                self._layout = Layout(self.streams, self._reading)
             elif service == Service.BEGIN_RUN:
                 self._begin_run(streams)
             self._step.after(service, self._events)
@@ -117,8 +112,9 @@ class EventBuilder:
         for stream in streams:
             for _, each in stream.slow.values():
                 if each.names.detector == "runinfo":
-                    found = _run_info(each)
-                    self._experiment, self._run = found or (self._experiment, self._run)
+                    with self._reading.going_on("undecodable_transitions"):
+                        found = _run_info(each)
+                        self._experiment, self._run = found or (self._experiment, self._run)
 
 
 class _StepCount:

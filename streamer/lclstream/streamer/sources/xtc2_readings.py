@@ -82,7 +82,7 @@ class Plan:
 class Layout:
     """What a run announced: which segments have which field of which detector."""
 
-    def __init__(self, streams: Iterable[Stream] = ()) -> None:
+    def __init__(self, streams: Iterable[Stream], reading: Reading) -> None:
         """Take in what the streams' Configure dgrams announced together."""
         self._detectors: dict[str, list[tuple[int, Names]]] = {}
         self._variables: dict[str, tuple[str, str]] = {}
@@ -91,7 +91,8 @@ class Layout:
         for stream in streams:
             for names in stream.names.values():
                 self._detectors.setdefault(names.detector, []).append((stream.number, names))
-            aliases |= _aliases(stream.slow)
+            with reading.going_on("undecodable_transitions"):
+                aliases |= _aliases(stream.slow)
         # What is in the file under its own name goes before other names, and epics before scans.
         for owner in VARIABLES:
             for _, names in self._detectors.get(owner, ()):
@@ -156,7 +157,7 @@ class Layout:
             field=field,
             parts=tuple(parts),
             segments=tuple(segments),
-            is_plain=len(parts) == 1 and not is_label,
+            is_plain=len(parts) == 1 and not is_label and owner not in _NO_DETECTORS,
             is_label=is_label,
             is_slow=owner in _NO_DETECTORS,
         )
@@ -239,12 +240,11 @@ class Xtc2Readings:
     Arrays are views of the mapped files where a detector has one segment; they stay valid.
     """
 
-    __slots__ = ("_dgrams", "_found", "_reading", "_situation", "_skip_errors")
+    __slots__ = ("_dgrams", "_found", "_reading", "_situation")
 
     def __init__(self, situation: Situation, dgrams: Mapping[int, Dgram], reading: Reading) -> None:
         """Take what an event consists of: its dgrams by the number of their stream."""
         self._situation, self._dgrams, self._reading = situation, dgrams, reading
-        self._skip_errors = reading.skip_errors
         self._found: dict[int, dict[int, ShapesData | Place]] = {}
 
     def read(self, name: str, field: str) -> Value | None:
@@ -262,16 +262,33 @@ class Xtc2Readings:
             InvalidConfigError: the run has no such detector or field at all.
             DecodeError: the event is damaged.
         """
+        plan = self._situation.layout.plan(name, field)
+        try:
+            if plan.is_plain:
+                # The usual case, and the same as the others for it.
+                part = plan.parts[0]
+                contribution = self._contribution(part)
+                if contribution is not None and not contribution.damage:
+                    return contribution.at(part.place)
+            return self._read(plan)
+        except DecodeError as error:
+            if not self._reading.skip_errors:
+                raise
+            self._reading.passed_over("undecodable_readings", error)
+            return None
+
+    def detector(self, name: str) -> Detector:
+        """Return type, segments, serial numbers and fields of a detector.
+
+        Raises:
+            InvalidConfigError: the run has no such detector.
+        """
+        return self._situation.layout.detector(name)
+
+    def _read(self, plan: Plan) -> Value | None:
         situation = self._situation
-        plan = situation.layout.plan(name, field)
         if plan.is_slow:
             return situation.value(plan, self._reading)
-        if plan.is_plain:
-            # The usual case, and the same as below for it.
-            part = plan.parts[0]
-            contribution = self._contribution(part)
-            if contribution is not None and not contribution.damage and not self._skip_errors:
-                return contribution.at(part.place)
         found = {
             part.segment: (contribution, part.place)
             for part in plan.parts
@@ -283,14 +300,6 @@ class Xtc2Readings:
         if len(found) < len(plan.segments):
             return None
         return _value(plan, list(found.values()), self._reading)
-
-    def detector(self, name: str) -> Detector:
-        """Return type, segments, serial numbers and fields of a detector.
-
-        Raises:
-            InvalidConfigError: the run has no such detector.
-        """
-        return self._situation.layout.detector(name)
 
     def _contribution(self, part: _Part) -> ShapesData | None:
         """Return a segment's contribution to the event."""
@@ -308,24 +317,18 @@ class Xtc2Readings:
 
 def _value(plan: Plan, found: Sequence[_Found | None], reading: Reading) -> Value | None:
     """Return the value of contributions, None when one is missing or damaged."""
-    try:
-        values: list[Any] = []
-        for each in found:
-            if each is None:
-                return None
-            contribution, place = each
-            if contribution.damage & LOST and not reading.keep_damaged:
-                reading.counts["damaged_readings"] += 1
-                return None
-            values.append(contribution.label(place) if plan.is_label else contribution.at(place))
-            if values[-1] is None:
-                return None
-        return values[0] if len(values) == 1 else _stacked(values, plan)
-    except DecodeError as error:
-        if not reading.skip_errors:
-            raise
-        reading.passed_over("undecodable_readings", error)
-        return None
+    values: list[Any] = []
+    for each in found:
+        if each is None:
+            return None
+        contribution, place = each
+        if contribution.damage & LOST and not reading.keep_damaged:
+            reading.counts["damaged_readings"] += 1
+            return None
+        values.append(contribution.label(place) if plan.is_label else contribution.at(place))
+        if values[-1] is None:
+            return None
+    return values[0] if len(values) == 1 else _stacked(values, plan)
 
 
 def _stacked(values: list[Value], plan: Plan) -> Value:

@@ -1,9 +1,10 @@
 """One stream of a run: its dgrams from chunk to chunk, also while they are being written."""
 
+import contextlib
 import logging
 import mmap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,20 @@ class Reading:
     """Whether a stream ends, and a reading is missing, where a file cannot be decoded."""
     counts: Counter[str] = field(default_factory=Counter)
     """What was found wrong, and how often."""
+
+    @contextlib.contextmanager
+    def going_on(self, what: str) -> Iterator[None]:
+        """Pass over what cannot be decoded within, if that is wanted.
+
+        Raises:
+            DecodeError: it is not.
+        """
+        try:
+            yield
+        except DecodeError as error:
+            if not self.skip_errors:
+                raise
+            self.passed_over(what, error)
 
     def passed_over(self, what: str, error: LclstreamError) -> None:
         """Count an error that does not end the reading, and say so."""
@@ -234,4 +249,5 @@ class Stream:
         if name is not None and int(contribution.value("chunkid")) <= name.chunk:
             return None
         # A path that a file tells is no reason to go anywhere else.
-        return str(name.next_chunk) if name else Path(str(contribution.value("filename"))).name
+        told = Path(str(contribution.value("filename"))).name
+        return str(name.next_chunk) if name else told or None
