@@ -240,6 +240,8 @@ class Batcher:
     with_masks: bool
     make: Callable[[Form, int], Batch]
     """Returns an empty batch; may wait until one is free."""
+    lasting: bool = False
+    """Whether the arrays of the values stay as they are; see `Batch.lasting`."""
     changes: int = 0
     """How often a batch was closed early because the next event had another form."""
     _columns: dict[str, Column] = field(default_factory=dict)
@@ -265,6 +267,7 @@ class Batcher:
             logger.info("batch_form_changed", extra={"event_index": event.index})
             yield from self.finish()
         self._batch = self.make(form, self.batch_size)
+        self._batch.lasting = self.lasting
         if not self._batch.add(event, values):
             raise AssertionError(f"event {event.index} does not fit the batch made for it")
         if self._batch.is_full:

@@ -101,6 +101,7 @@ class Pipeline:
             pool = BatchPool(serializer.new_batch, self._stop)
             batch_size = parameters.processing_pipeline.batch_size
             batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
+            batcher.lasting = bool(getattr(source, "arrays_stay", False))
             sender = Sender(serializer, self._handlers, pool, progress, self._stop, checkpoint)
             # Why nothing is sent any more, the sender says when it is left.
             with sender, suppress(SendingEndedError):
