@@ -72,6 +72,10 @@ class Pipeline:
         """
         source = open_event_source(self._parameters, self._place.rank, self._place.size)
         with closing(source):
+            # One that waits for what is still to come must hear of the wish to end.
+            if interrupt_by := getattr(source, "interrupt_by", None):
+                interrupt_by(self._stop)
+            self._progress.of_source = lambda: getattr(source, "counts", {})
             try:
                 self._stream(source)
             except StuckError:
@@ -101,7 +105,6 @@ class Pipeline:
             pool = BatchPool(serializer.new_batch, self._stop)
             batch_size = parameters.processing_pipeline.batch_size
             batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
-            batcher.lasting = bool(getattr(source, "arrays_stay", False))
             sender = Sender(serializer, self._handlers, pool, progress, self._stop, checkpoint)
             # Why nothing is sent any more, the sender says when it is left.
             with sender, suppress(SendingEndedError):

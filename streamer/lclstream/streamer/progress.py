@@ -37,6 +37,8 @@ class Progress:
         """Data source -> events dropped because it was missing."""
         self.vetoed: Callable[[], Mapping[str, int]] = dict
         """Returns step -> events that it dropped."""
+        self.of_source: Callable[[], Mapping[str, int]] = dict
+        """Returns what the source found wrong, and how often."""
         self.live: Callable[[], Figures] = dict
         """Returns how the stages of the pipeline do just now."""
         self._lock = threading.Lock()
@@ -82,6 +84,8 @@ class Progress:
             counts[f"events_skipped_without_{name}"] = count
         for name, count in sorted(vetoed.items()):
             counts[f"events_vetoed_by_{name}"] = count
+        for name, count in sorted(self.of_source().items()):
+            counts[f"source_{name}"] = count
         return counts
 
     def report(self) -> Report:
