@@ -37,7 +37,7 @@ def test_check_names_every_mistake(path: Path, capsys: pytest.CaptureFixture[str
     assert first == f"lclstream: {path}: 3 problems"
     assert [line.split(":")[0].strip() for line in lines] == [
         "event_source",
-        "processing_pipeline.BatchProcessingPipeline.batch_size",
+        "processing_pipeline.batch_size",
         "event_sorce",
     ]
 

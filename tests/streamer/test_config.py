@@ -11,6 +11,7 @@ import yaml
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import (
+    DataSourceModel,
     HDF5BinarySerializerConfig,
     Parameters,
     load_parameters,
@@ -60,7 +61,7 @@ def test_request_of_the_transfers_service_of_upstream_loads() -> None:
      "data_handlers": [{"type": "BinaryDataStreamingDataHandler",
                         "urls": ["tcp://127.0.0.1:1"]}]}""")
     assert parse_parameters(request).notices == (
-        "zfp loses precision and may enlarge noisy frames",
+        "data_serializer: zfp loses precision and may enlarge noisy frames",
     )
 
 
@@ -120,22 +121,20 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
         parse_parameters(document, "f.yaml")
     first, *lines = str(caught.value).split("\n")
     assert first == "f.yaml: 7 problems"
-    assert lines[0].startswith("  data_sources.x: input tag 'Psana2Timestam' found using 'type'")
-    assert lines[0].endswith("(did you mean 'Psana2Timestamp'?)")
-    serializer = "  data_serializer.HDF5BinarySerializer"
-    assert lines[1:] == [
-        "  processing_pipeline.BatchProcessingPipeline.batch_size: input should be greater than 0,"
-        " got 0",
-        f"{serializer}.compresion: unknown field (did you mean 'compression'?); allowed:"
-        " compression, compression_level, compression_threads, fields, hdf5_layout,"
-        " identification, type",
-        "  data_source: unknown field (did you mean 'data_sources'?); allowed: data_handlers,"
-        " data_serializer, data_sources, event_source, processing_pipeline,"
-        " skip_incomplete_events, source_identifier, workers",
-        f"{serializer}.fields.framee: no data source has this name (did you mean 'frame'?),"
+    types = ", ".join(DataSourceModel.section.names)
+    fields = ", ".join(sorted(Parameters.model_fields))
+    options = ", ".join(sorted(HDF5BinarySerializerConfig.model_fields))
+    assert lines == [
+        "  data_sources.x.type: there is no 'Psana2Timestam' (did you mean 'Psana2Timestamp'?);"
+        f" allowed: {types}",
+        "  processing_pipeline.batch_size: input should be greater than 0, got 0",
+        "  data_serializer.compresion: unknown field (did you mean 'compression'?); allowed:"
+        f" {options}",
+        f"  data_source: unknown field (did you mean 'data_sources'?); allowed: {fields}",
+        "  data_serializer.compression_level: the level of gzip must be 0 to 9, got 99",
+        "  data_serializer.fields.framee: no data source has this name (did you mean 'frame'?),"
         " got '/data/data'",
-        f"{serializer}.fields.timestamp: collides with the path of 'framee', got '/data/data'",
-        f"{serializer}.compression_level: the level of gzip must be 0 to 9, got 99",
+        "  data_serializer.fields.timestamp: collides with the path of 'framee', got '/data/data'",
     ]
 
 
@@ -153,16 +152,16 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
         ("data_sources", None, "data_sources: input should be a valid dictionary, got None"),
         (
             "data_sources", {"d": {"type": "Psana2DetectorInterface", "psana_name": "jungfrau"}},
-            "data_sources.d.Psana2DetectorInterface: value error, psana_fields is required unless",
+            "data_sources.d: psana_fields is required unless",
         ),
         (
             "data_sources",
             {"d": {"type": "GenericRandomNumpyArray", "array_shape": "4,4", "array_dtype": "f9"}},
-            "data_sources.d.GenericRandomNumpyArray.array_dtype: input should be 'bool', 'int8'",
+            "data_sources.d.array_dtype: input should be 'bool', 'int8'",
         ),
         (
             "data_sources", {"lclstream": {"type": "Psana2Timestamp"}},
-            "data_sources.lclstream: /lclstream is the group of our own metadata",
+            "data_serializer: value 'lclstream' /lclstream is the group of our own metadata",
         ),
         (
             "data_serializer", {"type": "SimplonBinarySerializer"},
@@ -170,13 +169,13 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
         ),
         (
             "data_handlers", [{"type": "BinaryDataStreamingDataHandler", "urls": ["tcp://a"]}],
-            "data_handlers.0.BinaryDataStreamingDataHandler.urls: value error, 'tcp://a' must be"
+            "data_handlers.0.urls: 'tcp://a' must be"
             " tcp://HOST:PORT, got ['tcp://a']",
         ),
         (
             "data_handlers",
             [{"type": "BinaryDataStreamingDataHandler", "library": "nng", "urls": ["ipc:///a"]}],
-            "data_handlers.0.BinaryDataStreamingDataHandler.urls: value error, 'ipc:///a' must"
+            "data_handlers.0.urls: 'ipc:///a' must"
             " begin with tcp:// or tls+tcp:// for nng, got ['ipc:///a']",
         ),
         (
@@ -185,7 +184,7 @@ def test_every_mistake_is_named_at_once(document: dict[str, Any]) -> None:
         ),
         (
             "data_handlers", [{"type": "BinaryFileWritingDataHandler", "file_prefix": "../x"}],
-            "data_handlers.0.BinaryFileWritingDataHandler.file_prefix: value error, must not",
+            "data_handlers.0.file_prefix: must not",
         ),
     ],
 )  # fmt: skip
@@ -204,7 +203,10 @@ def test_names_must_leave_room_for_the_masks_of_both(document: dict[str, Any]) -
     document["data_serializer"]["fields"] = {"a": "/x", "a/b": "/y"}
     with pytest.raises(InvalidConfigError) as caught:
         parse_parameters(document)
-    assert caught.value.problems == ("data_sources.a/b: collides with the path of 'a', got 'a/b'",)
+    assert caught.value.problems == (
+        "data_serializer.fields: value 'a/b' collides with the path of 'a', as far as masks are"
+        " concerned, got 'a/b'",
+    )
 
 
 def test_an_unknown_source_is_one_mistake(document: dict[str, Any]) -> None:
@@ -213,7 +215,7 @@ def test_an_unknown_source_is_one_mistake(document: dict[str, Any]) -> None:
     with pytest.raises(InvalidConfigError) as caught:
         parse_parameters(document)
     (problem,) = caught.value.problems
-    assert problem.endswith("(did you mean 'SimulatedDetectorEventSource'?)")
+    assert "(did you mean 'SimulatedDetectorEventSource'?)" in problem
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16"])
@@ -223,8 +225,8 @@ def test_codec_and_dtype_must_fit(document: dict[str, Any], dtype: str) -> None:
     with pytest.raises(InvalidConfigError) as caught:
         parse_parameters(document)
     assert caught.value.problems == (
-        f"data_sources.frame: zfp cannot compress {dtype}; choose another compression or dtype,"
-        f" got '{dtype}'",
+        f"data_serializer.compression: zfp cannot compress {dtype}, which 'frame' is; choose"
+        " another compression or dtype, got 'zfp'",
     )
 
 
@@ -239,7 +241,7 @@ def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
 def test_data_source_left_out_of_fields_is_noticed(document: dict[str, Any]) -> None:
     document["data_serializer"]["fields"] = {"frame": "/data/data", "timestamp": "/data/t"}
     assert parse_parameters(document).notices == (
-        "data source 'wavelength' is not in fields and is not sent",
+        "data_serializer: 'wavelength' is not in fields and is not sent",
     )
 
 

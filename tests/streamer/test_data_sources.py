@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lclstream.core.errors import InvalidConfigError
+from lclstream.core.errors import ExtractionError, InvalidConfigError
 from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.data_sources import Extractor
 from lclstream.streamer.events import Event, open_event_source
@@ -43,7 +43,9 @@ def test_constants(document: dict[str, Any]) -> None:
     ("value", "dtype"), [(300, "uint8"), (-1, "uint16"), (1.5, "int32"), (0.1, "float16")]
 )
 def test_a_constant_must_fit_its_dtype(document: dict[str, Any], value: Any, dtype: str) -> None:
-    with pytest.raises(InvalidConfigError, match=rf"'c': {value!r} does not fit into {dtype}"):
+    with pytest.raises(
+        InvalidConfigError, match=rf"data_sources\.c: {value!r} does not fit into {dtype}"
+    ):
         first_values(document, {"c": {"type": "ConstValue", "value": value, "dtype": dtype}})
 
 
@@ -103,7 +105,7 @@ def test_fields_of_different_shapes_are_named(document: dict[str, Any]) -> None:
         "psana_name": "jungfrau",
         "psana_fields": ["raw.raw", "raw.image"],
     }
-    with pytest.raises(InvalidConfigError, match=r"cannot be stacked: \(1, 16, 32\), \(16, 32\)$"):
+    with pytest.raises(InvalidConfigError, match=r"cannot be stacked: \(1, 16, 32\), \(16, 32\);"):
         first_values(document, {"d": source})
 
 
@@ -134,8 +136,11 @@ def test_a_fault_in_a_source_is_no_missing_reading(document: dict[str, Any]) -> 
     parameters = parse_parameters(document)
     extractor = Extractor(parameters, ["frame"])
     event = Event(timestamp=0, index=0, run=0, experiment="", readings=Broken())
-    with pytest.raises(TypeError, match=r"^a bug$"):
+    message = r"^data source 'frame' failed at event 0: TypeError: a bug$"
+    with pytest.raises(ExtractionError, match=message) as caught:
         extractor.extract(event)
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert extractor.missing == extractor.skipped == {}
 
 
 @pytest.mark.parametrize("generation", [1, 2])

@@ -18,6 +18,7 @@ LclstreamError                   status 500, transient False
 │   ├── EndOfStream              news, not a fault
 │   ├── BufferClosedError
 │   ├── DecodeError
+│   ├── ExtractionError
 │   └── DeliveryError            undelivered
 └── IdentityError                something about keys
     ├── UntrustedPeerError       403
@@ -163,6 +164,10 @@ class BufferClosedError(StreamError):
 
 class DecodeError(StreamError):
     """A message or file is not what its format says."""
+
+
+class ExtractionError(StreamError):
+    """A reading could not be taken from an event, for another reason than that it is missing."""
 
 
 class DeliveryError(StreamError):

@@ -92,7 +92,7 @@ class Pipeline:
         parameters, progress = self._parameters, self._progress
         with ExitStack() as stack:
             serializer = stack.enter_context(closing(open_serializer(parameters, self._place)))
-            extractor = Extractor(parameters, wanted_sources(parameters, serializer.labels))
+            extractor = Extractor(parameters, wanted_values(parameters, serializer.labels))
             steps = [Steps(parameters) for _ in range(parameters.workers)]
             progress.missing, progress.skipped = extractor.missing, extractor.skipped
             progress.vetoed = lambda: sum((Counter(each.vetoed) for each in steps), Counter())
@@ -105,6 +105,7 @@ class Pipeline:
             pool = BatchPool(serializer.new_batch, self._stop)
             batch_size = parameters.processing_pipeline.batch_size
             batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
+            batcher.lasting = bool(getattr(source, "arrays_stay", False))
             sender = Sender(serializer, self._handlers, pool, progress, self._stop, checkpoint)
             # Why nothing is sent any more, the sender says when it is left.
             with sender, suppress(SendingEndedError):
@@ -227,10 +228,11 @@ def drive(
             outlet.finish()
 
 
-def wanted_sources(parameters: Parameters, labels: tuple[str, ...]) -> list[str]:
-    """Return the data sources that have to be read for some values of the messages.
+def wanted_values(parameters: Parameters, labels: tuple[str, ...]) -> list[str]:
+    """Return the values that have to be read for some values of the messages.
 
     Which of them a step needs, it alone knows: then they all are.
     """
     everything = bool(parameters.processing_pipeline.all_steps())
-    return [name for name in parameters.data_sources if everything or name in labels]
+    read = [value.label for value in parameters.values_read]
+    return [label for label in read if everything or label in labels]

@@ -4,9 +4,10 @@ Imports nothing but pydantic, so that services can check a request without the l
 carry it out.
 """
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import (
     Field,
@@ -15,29 +16,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from lclstream.core.models import StrictModel, parse, read_document
-from lclstream.streamer.config.checks import Problem, contradictions_of, problems_of
+from lclstream.streamer.config.checks import Problem, advice_of, problems_of
 from lclstream.streamer.config.dialects import modernise
-from lclstream.streamer.config.event_sources import (
-    Hdf5EventSourceConfig,
-    InternalEventSourceConfig,
-    Psana1EventSourceConfig,
-    Psana2EventSourceConfig,
-    SimulatedDetectorEventSourceConfig,
-    Xtc2EventSourceConfig,
-)
-from lclstream.streamer.config.handlers import (
-    BinaryDataStreamingDataHandlerConfig,
-    BinaryFileWritingDataHandlerConfig,
-    CrystfelRequestDataHandlerConfig,
-)
-from lclstream.streamer.config.processing import (
-    BatchProcessingPipelineConfig,
-    PeaknetPreprocessingPipelineConfig,
-    ProcessingPipelineConfig,
-)
+from lclstream.streamer.config.naming import NamedValues, WireNames
+from lclstream.streamer.config.partial import valid_part
 from lclstream.streamer.config.registry import (
     DataSourceModel,
     EventSourceModel,
@@ -46,10 +31,30 @@ from lclstream.streamer.config.registry import (
     SerializerModel,
     StepModel,
 )
-from lclstream.streamer.config.serializers import (
-    HDF5BinarySerializerConfig,
-    SimplonBinarySerializerConfig,
-)
+
+if TYPE_CHECKING:
+    from lclstream.streamer.config.event_sources import (
+        Hdf5EventSourceConfig,
+        InternalEventSourceConfig,
+        Psana1EventSourceConfig,
+        Psana2EventSourceConfig,
+        SimulatedDetectorEventSourceConfig,
+        Xtc2EventSourceConfig,
+    )
+    from lclstream.streamer.config.handlers import (
+        BinaryDataStreamingDataHandlerConfig,
+        BinaryFileWritingDataHandlerConfig,
+        CrystfelRequestDataHandlerConfig,
+    )
+    from lclstream.streamer.config.processing import (
+        BatchProcessingPipelineConfig,
+        PeaknetPreprocessingPipelineConfig,
+        ProcessingPipelineConfig,
+    )
+    from lclstream.streamer.config.serializers import (
+        HDF5BinarySerializerConfig,
+        SimplonBinarySerializerConfig,
+    )
 
 __all__ = [
     "BatchProcessingPipelineConfig",
@@ -78,7 +83,39 @@ __all__ = [
 ]
 
 
-class Parameters(StrictModel):
+# Imported when somebody asks for it: most configurations need few of them.
+_MODELS = {
+    "event_sources": (
+        "Hdf5EventSourceConfig",
+        "InternalEventSourceConfig",
+        "Psana1EventSourceConfig",
+        "Psana2EventSourceConfig",
+        "SimulatedDetectorEventSourceConfig",
+        "Xtc2EventSourceConfig",
+    ),
+    "handlers": (
+        "BinaryDataStreamingDataHandlerConfig",
+        "BinaryFileWritingDataHandlerConfig",
+        "CrystfelRequestDataHandlerConfig",
+    ),
+    "processing": (
+        "BatchProcessingPipelineConfig",
+        "PeaknetPreprocessingPipelineConfig",
+        "ProcessingPipelineConfig",
+    ),
+    "serializers": ("HDF5BinarySerializerConfig", "SimplonBinarySerializerConfig"),
+}
+_MODULE_OF = {name: module for module, names in _MODELS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Return one of the models of ours."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+class Parameters(NamedValues, StrictModel):
     """What a streamer reads, what it takes from each event, and where it sends that."""
 
     source_identifier: str = ""
@@ -87,8 +124,11 @@ class Parameters(StrictModel):
     """Whether an event that lacks a required reading is dropped (and counted); else it is sent
     with a documented fill value and marked in the validity mask."""
     event_source: EventSourceModel
-    data_sources: dict[str, DataSourceModel]
+    data_sources: dict[str, DataSourceModel] = Field(max_length=4096)
     """Name of a value in the messages -> where it comes from."""
+    wire_names: WireNames = "own"
+    """`own`: values are called as in `data_sources`; `psana`: detectors' as psana does,
+    `<psana_name>.<field>`, each field by itself, as the newest LCLStreamer sends them."""
     processing_pipeline: ProcessingModel
     data_serializer: SerializerModel
     data_handlers: list[HandlerModel] = Field(default_factory=list)
@@ -103,27 +143,22 @@ class Parameters(StrictModel):
         """What was read otherwise than it was written, one sentence each."""
         return self._notices
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of the values that reach the serializer, in order."""
-        return self.processing_pipeline.labels_behind(self.data_sources)
-
     @model_validator(mode="wrap")
     @classmethod
     def _any_dialect(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(data, Mapping):
             return handler(data)
         document, notices = modernise(data)
-        problems = [_as_error(problem) for problem in problems_of(document)]
         try:
             parameters = handler(document)
         except ValidationError as error:
-            problems = [_repeated(each) for each in error.errors(include_url=False)] + problems
+            found = [_repeated(each) for each in error.errors(include_url=False)]
+            found += map(_as_error, problems_of(valid_part(cls, document)))
         else:
-            problems += [_as_error(problem) for problem in contradictions_of(parameters)]
-        if problems:
-            raise ValidationError.from_exception_data(cls.__name__, problems)
-        parameters._notices = (*notices, *_advice(parameters))  # noqa: SLF001
+            found = [_as_error(problem) for problem in problems_of(parameters)]
+        if found:
+            raise ValidationError.from_exception_data(cls.__name__, found)
+        parameters._notices = (*notices, *advice_of(parameters))  # noqa: SLF001
         return parameters
 
 
@@ -155,19 +190,9 @@ def _as_error(problem: Problem) -> InitErrorDetails:
 
 def _repeated(detail: ErrorDetails) -> InitErrorDetails:
     """Return an error that was reported once, to be reported again among others."""
+    if detail["type"] not in get_args(core_schema.ErrorType):
+        text = PydanticCustomError("other", "{text}", {"text": detail["msg"]})
+        return InitErrorDetails(type=text, loc=detail["loc"], input=detail["input"])
     return InitErrorDetails(
         type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
     )
-
-
-def _advice(parameters: Parameters) -> list[str]:
-    """Return what is allowed and yet probably not meant."""
-    advice = []
-    serializer = parameters.data_serializer
-    if isinstance(serializer, HDF5BinarySerializerConfig):
-        if serializer.compression == "zfp":
-            advice.append("zfp loses precision and may enlarge noisy frames")
-        if serializer.layout == "fields" and serializer.fields:
-            left = [name for name in parameters.data_sources if name not in serializer.fields]
-            advice += [f"data source {name!r} is not in fields and is not sent" for name in left]
-    return advice

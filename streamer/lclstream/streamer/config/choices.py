@@ -123,7 +123,16 @@ class Choice(StrictModel):
         return handler(core_schema.tagged_union_schema(members, discriminator="type"))
 
     def problems(self, parameters: "Parameters") -> Iterator[Finding]:
-        """Yield what contradicts the rest of a configuration whose fields are all valid."""
+        """Yield what contradicts the rest of a configuration whose fields are all valid.
+
+        When some section is not valid, the check is tried all the same, so that all mistakes are
+        named at once; it ends by itself when it asks for that section.
+        """
+        del parameters
+        return iter(())
+
+    def advice(self, parameters: "Parameters") -> Iterator[str]:
+        """Yield what is allowed and yet probably not meant, one sentence each."""
         del parameters
         return iter(())
 

@@ -85,7 +85,7 @@ def known_of(source: DataSourceModel) -> Known:
         case sources.SourceIdentifierConfig():
             return Known("str", (), is_ragged=False)
         case sources.Psana2RunInfoConfig():
-            return Known("str", (4,), is_ragged=False)
+            return Known("str", () if source.separate_fields else (4,), is_ragged=False)
         case sources.DetectorInterface():
             return Known(source.dtype or "", is_variable=":" in source.psana_name)
         case sources.EventValueConfig():

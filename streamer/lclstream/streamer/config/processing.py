@@ -35,7 +35,7 @@ class StepsPipeline(ProcessingModel):
 
     def problems(self, parameters: "Parameters") -> Iterator[Finding]:
         """Yield what is wrong with each step behind those in front of it."""
-        known = _known(parameters.data_sources)
+        known = _known(parameters.sources_by_label)
         for number, step in enumerate(self.all_steps()):
             if isinstance(step, ValueStep):
                 for place, text, value in step.faults(known):

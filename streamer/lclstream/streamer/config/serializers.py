@@ -1,10 +1,12 @@
 """How batches become messages: the models of the `data_serializer` section."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from lclstream.streamer.config.registry import SerializerModel
+from lclstream.core.models import near
+from lclstream.streamer.config.registry import DataSourceModel, Finding, SerializerModel
 from lclstream.streamer.config.simplon import (
     SimplonBinarySerializerConfig as SimplonBinarySerializerConfig,
 )
@@ -23,6 +25,14 @@ Compression = Literal[
     "zfp",
 ]
 HDF5Layout = Literal["fields", "flat"]
+# The highest level of the codecs that have levels; zfp compresses numbers of 32 and 64 bits.
+MAX_LEVEL = {
+    "gzip": 9, "gzip_with_shuffle": 9, "bitshuffle_with_zstd": 22, "blosc2_with_lz4": 9,
+    "blosc2_with_zstd": 9, "zstd": 22,
+}  # fmt: skip
+NOT_FOR_ZFP = ("bool", "int8", "int16", "uint8", "uint16", "float16", "str")
+# Below it our own datasets lie.
+OWN_GROUP = "/lclstream"
 
 
 class HDF5BinarySerializerConfig(SerializerModel):
@@ -56,3 +66,70 @@ class HDF5BinarySerializerConfig(SerializerModel):
         if self.layout == "fields":
             return {name: "/" + path.strip("/") for name, path in self.fields.items()}
         return {name: "/" + name.strip("/") for name in parameters.labels}
+
+    def problems(self, parameters: "Parameters") -> Iterator[Finding]:
+        """Yield what cannot be stored, and names that are wrong."""
+        yield from self._codec_problems(parameters)
+        labels = parameters.labels
+        if self.layout == "flat":
+            for name, fault in faults_of_paths({name: name for name in labels}):
+                yield (), f"value {name!r} {fault}", name
+            return
+        for name, path in self.fields.items():
+            if name not in labels:
+                yield ("fields", name), f"no data source has this name{near(name, labels)}", path
+        for name, fault in faults_of_paths(self.fields):
+            yield ("fields", name), fault, self.fields[name]
+        # The masks lie at the names of the values, wherever the data lie.
+        for name, fault in faults_of_paths({name: name for name in self.fields}):
+            yield ("fields",), f"value {name!r} {fault}, as far as masks are concerned", name
+
+    def advice(self, parameters: "Parameters") -> Iterator[str]:
+        """Yield what is lost: precision by the codec, values that have no path."""
+        if self.compression == "zfp":
+            yield "zfp loses precision and may enlarge noisy frames"
+        if self.layout == "fields":
+            for name in parameters.labels:
+                if name not in self.fields:
+                    yield f"{name!r} is not in fields and is not sent"
+
+    def _codec_problems(self, parameters: "Parameters") -> Iterator[Finding]:
+        level, highest = self.compression_level, MAX_LEVEL.get(self.compression or "")
+        if highest is not None and level > highest:
+            text = f"the level of {self.compression} must be 0 to {highest}"
+            yield ("compression_level",), text, level
+        if self.compression != "zfp":
+            return
+        for name, source in parameters.data_sources.items():
+            dtype = _dtype(source)
+            if dtype in NOT_FOR_ZFP:
+                text = f"zfp cannot compress {dtype}, which {name!r} is; choose another"
+                yield ("compression",), f"{text} compression or dtype", self.compression
+
+
+def faults_of_paths(paths: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield which name has a path that cannot be, and why."""
+    taken: dict[str, str] = {}
+    above: dict[str, str] = {}
+    for name, path in paths.items():
+        clean = "/" + path.strip("/")
+        if clean == "/" or "//" in clean or "\0" in clean:
+            yield name, "must be the path of a dataset"
+        elif clean == OWN_GROUP or clean.startswith(f"{OWN_GROUP}/"):
+            yield name, f"{OWN_GROUP} is the group of our own metadata"
+        groups = [clean[:end] for end, letter in enumerate(clean) if letter == "/" and end]
+        owner = (
+            taken.get(clean) or above.get(clean) or next(filter(None, map(taken.get, groups)), "")
+        )
+        if owner:
+            yield name, f"collides with the path of {owner!r}"
+        taken.setdefault(clean, name)
+        for group in groups:
+            above.setdefault(group, name)
+
+
+def _dtype(source: DataSourceModel) -> str | None:
+    """Return the dtype that a data source is known to give."""
+    if source.type in ("SourceIdentifier", "Psana2RunInfo"):
+        return "str"
+    return getattr(source, "array_dtype", None) or getattr(source, "dtype", None)
