@@ -34,10 +34,12 @@ def place_of(location: Location, model: type[BaseModel] | None) -> Place:
     for number, part in enumerate(location):
         members = _members(annotation)
         if members:
-            if branch is None and not _is_tagged_union(members):
-                branch = number
+            is_tagged = _is_tagged_union(members)
             annotation = _chosen(members, part)
-            continue
+            # Who reports a fault without validation need not name the member.
+            if annotation is not None or not is_tagged:
+                branch = number if branch is None and not is_tagged else branch
+                continue
         if part == "[key]":
             continue
         path.append(part)
