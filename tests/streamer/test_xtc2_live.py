@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,9 +25,14 @@ from tests.helpers.xtc2_runs import (
     write_chunks,
     write_run,
 )
+from tests.streamer.conftest import Start, wait_until
 
 from lclstream.core.errors import DecodeError, NotFoundError
+from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.events import Event
+from lclstream.streamer.pipeline import Pipeline
+from lclstream.streamer.progress import Progress
+from lclstream.streamer.rank import Place
 from lclstream.streamer.sources.xtc2 import Xtc2EventSource
 from lclstream.streamer.sources.xtc2_file import Xtc2File
 from lclstream.streamer.sources.xtc2_format import Service
@@ -308,3 +314,41 @@ def test_files_named_one_by_one_are_followed_too(folders: tuple[Path, Path], gro
     # By its final name, which it has not got yet.
     source = Xtc2EventSource(parameters(str(live / "any.xtc2"), source=options), 0, 1)
     check(list(source), made)
+
+
+def streamed(folder: Path, output: Path, **options: Any) -> dict[str, Any]:
+    """Return a configuration that writes a file for every event of a run that is followed."""
+    return {
+        "source_identifier": f"{IDENTIFIER},dir={folder}",
+        "event_source": {"type": "Xtc2EventSource", "live_streams": 1, **options},
+        "data_sources": {"pulse": {"type": "EventValue", "name": "wave", "field": "fex.pulse"}},
+        "processing_pipeline": {"type": "BatchProcessingPipeline", "batch_size": 1},
+        "data_serializer": {"type": "HDF5BinarySerializer"},
+        "data_handlers": [{"type": "BinaryFileWritingDataHandler", "write_directory": str(output)}],
+    }
+
+
+def test_a_signal_ends_a_streamer_that_waits(
+    folders: tuple[Path, Path], tmp_path: Path, start: Start
+) -> None:
+    recorded, live = folders
+    path = write_run(stream_path(recorded), made_events(3), detectors=[WAVE])
+    (live / (path.name + ".inprogress")).write_bytes(path.read_bytes()[:-100])
+    process = start(streamed(live, tmp_path / "out", live_timeout_s=0))
+    wait_until(lambda: len(list(tmp_path.glob("out/*.h5"))) == 2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert len(list(tmp_path.glob("out/*.h5"))) == 2
+
+
+def test_what_was_found_wrong_is_reported(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    recorded, live = folders
+    path = write_run(stream_path(recorded), made_events(3), detectors=[WAVE])
+    (live / (path.name + ".inprogress")).write_bytes(path.read_bytes()[:-100])
+    place = Place(0, 1)
+    progress = Progress(place)
+    config = parse_parameters(streamed(live, tmp_path / "out", live_timeout_s=0.05))
+    with StopRequest() as stop:
+        Pipeline(config, place, progress, stop).run()
+    assert progress.final_report().stats["source_live_timeouts"] == 1
