@@ -30,7 +30,7 @@ from lclstream.streamer.serializers.npz_archive import (
     deflated_member,
     stored_member,
 )
-from lclstream.streamer.serializers.workers import Workers
+from lclstream.streamer.serializers.workers import OrderedWorkers
 from lclstream.streamer.values import Ragged
 
 TYPE = "NumpyBinarySerializer"
@@ -51,7 +51,7 @@ def loaded(payload: bytes) -> dict[str, Any]:
         [
             {"use_compression": False},
             {"use_compression": True},
-            {"compression_level": 1, "threads": 2},
+            {"compression_level": 1, "compression_threads": 2},
         ]
     ),
 )
@@ -148,7 +148,7 @@ def test_original_shapes_that_differ_stay_those_of_the_events() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_large_arrays_are_compressed_in_blocks(threads: int) -> None:
     array = np.random.default_rng(1).poisson(2.0, 3 << 19).astype(np.uint16)
-    workers = Workers(threads)
+    workers = OrderedWorkers(threads)
     try:
         member = deflated_member("x", array, 1, workers)
     finally:

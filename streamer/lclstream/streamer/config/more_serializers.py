@@ -24,8 +24,8 @@ class NumpyBinarySerializerConfig(SerializerModel):
     use_compression: bool = True
     """Whether the arrays are compressed (deflate: small, but slow)."""
     compression_level: int = Field(default=6, ge=1, le=9)
-    threads: int = Field(default=1, ge=1, le=256)
-    """How many compress at a time."""
+    compression_threads: int | None = Field(default=None, ge=1, le=1024)
+    """How many compress at a time; null: as many as this rank has processors."""
     identification: bool = True
     """Whether arrays `lclstream/...` hold event index, time stamp, run, rank and masks."""
 

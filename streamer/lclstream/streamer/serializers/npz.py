@@ -26,7 +26,7 @@ from lclstream.streamer.serializers.npz_archive import (
     deflated_member,
     stored_member,
 )
-from lclstream.streamer.serializers.workers import Workers
+from lclstream.streamer.serializers.workers import OrderedWorkers
 from lclstream.streamer.values import Array
 
 # Behind the name of an image: its size before it was padded.
@@ -43,7 +43,7 @@ class NumpyBinarySerializer(BatchSerializer):
         self._config = config
         self._names = {label: label for label in self.labels}
         self._provenance = Provenance(parameters, place) if config.identification else None
-        self._workers = Workers(config.threads)
+        self._workers = OrderedWorkers(config.compression_threads)
 
     def messages(self, batch: Batch) -> Iterable[Message]:
         """Return the one message of a batch; it is valid until the batch is used again."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lclstream.streamer.serializers.contents import bytes_of, merged
-from lclstream.streamer.serializers.workers import Workers
+from lclstream.streamer.serializers.workers import OrderedWorkers
 from lclstream.streamer.values import Array
 
 ALIGNMENT = 64
@@ -144,7 +144,7 @@ def stored_member(name: str, array: Array) -> Member:
     return Member(f"{name}.npy".encode(), _STORED, checksum, size, (head, data))
 
 
-def deflated_member(name: str, array: Array, level: int, workers: Workers) -> Member:
+def deflated_member(name: str, array: Array, level: int, workers: OrderedWorkers) -> Member:
     """Return an array compressed; the workers share it."""
     head, data = array_header(array.dtype.str, array.shape), bytes_of(array)
     checksum = zlib.crc32(data, zlib.crc32(head))

@@ -4,20 +4,22 @@
 LCLStreamer calls SIMPLON, and no client of DECTRIS reads; `lclstreamer-pr51` is its successor.
 """
 
+import importlib.util
 import logging
 import os
-import sys
 from collections.abc import Iterable
 
+from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.batching import Batch, Form
 from lclstream.streamer.config import Parameters, SimplonBinarySerializerConfig
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
+from lclstream.streamer.serializers.codecs.libraries import one_thread_each
 from lclstream.streamer.serializers.contents import BatchSerializer, merged
 from lclstream.streamer.serializers.simplon_facts import Row
 from lclstream.streamer.serializers.simplon_run import RunStream
 from lclstream.streamer.serializers.simplon_stream2 import Stream2
-from lclstream.streamer.serializers.workers import Workers
+from lclstream.streamer.serializers.workers import OrderedWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +42,12 @@ class SimplonBinarySerializer(BatchSerializer):
             InvalidConfigError: the library that compresses is not installed.
         """
         super().__init__(parameters.labels)
-        self._config = config
+        compresses = config.dialect != "stream2" or config.compression == "bslz4"
+        if compresses and importlib.util.find_spec("bitshuffle") is None:
+            raise InvalidConfigError("SimplonBinarySerializer needs bitshuffle: not installed")
         kind = Stream2 if config.dialect == "stream2" else RunStream
         self._stream: Stream2 | RunStream = kind(config, parameters, place)
-        self._workers = Workers(config.compression_threads or 1)
+        self._workers = OrderedWorkers(config.compression_threads)
         self._first: Batch | None = None
         self._has_begun = False
         limit_openmp()
@@ -70,6 +74,8 @@ class SimplonBinarySerializer(BatchSerializer):
         """Return a message for each event; they are valid until the batch is used again."""
         # It is not needed any more, and must not be kept from who reads.
         self._first, self._has_begun = None, True
+        # The library may have been loaded before its variable was set.
+        one_thread_each()
 
         def message(number: int) -> Message:
             parts = self._stream.image(Row(batch, number), batch.sequence + number)
@@ -87,15 +93,11 @@ class SimplonBinarySerializer(BatchSerializer):
 
 
 def limit_openmp() -> None:
-    """Keep the library that compresses from starting threads of its own.
+    """Keep the library that compresses from starting threads of its own in this process.
 
-    Those of several ranks on few cores hinder each other by a factor of a hundred. It reads the
-    environment when it is loaded; whoever has set the variable is obeyed.
+    Those of several ranks on few cores hinder each other by a factor of a hundred. The library
+    reads the environment when it is loaded; whoever has set the variable is obeyed.
     """
-    if OPENMP_THREADS in os.environ:
-        return
-    if "bitshuffle" in sys.modules:
-        logger.warning("openmp_threads_not_limited", extra={"variable": OPENMP_THREADS})
-        return
-    os.environ[OPENMP_THREADS] = "1"
-    logger.info("openmp_threads_limited", extra={"variable": OPENMP_THREADS, "value": 1})
+    if OPENMP_THREADS not in os.environ:
+        os.environ[OPENMP_THREADS] = "1"
+        logger.info("openmp_threads_limited", extra={"variable": OPENMP_THREADS, "value": 1})

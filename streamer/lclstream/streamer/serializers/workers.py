@@ -1,32 +1,46 @@
-"""Threads that compress, for libraries that let other threads run meanwhile."""
+"""Does the same to many things, several at a time, and gives the results in order."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
+from functools import partial
 from typing import TypeVar
+
+from lclstream.streamer.serializers.codecs.cores import cores_of_rank
+from lclstream.streamer.serializers.codecs.workers import Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Workers:
-    """Does the same to many things, several at a time.
+class OrderedWorkers:
+    """Threads that compress, for libraries that let other threads run meanwhile.
 
     Resource handling: the threads start when there is something to do, and end with `close`.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int | None) -> None:
         """Prepare.
 
         Args:
-            threads: how many work at a time; with 1 the caller's does all.
+            threads: how many work at a time; with 1 the caller's does all. None: as many as this
+                rank has processors.
         """
-        self._pool = ThreadPoolExecutor(threads, "compress") if threads > 1 else None
+        threads = threads or cores_of_rank()
+        self._workers = Workers(threads) if threads > 1 else None
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield the results in the order of the items."""
-        return map(work, items) if self._pool is None else self._pool.map(work, items)
+        """Yield the results in the order of the items; nothing is under way any more behind it."""
+        if self._workers is None:
+            yield from map(work, items)
+            return
+        futures = [self._workers.submit(partial(work, item)) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            wait(futures)
 
     def close(self) -> None:
         """Wait for the threads to end."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._workers is not None:
+            self._workers.close()
