@@ -249,7 +249,7 @@ class Batcher:
     _batch: Batch | None = None
 
     def add(self, event: Event, values: Values) -> Iterable[Batch]:
-        """Add one event; return every batch that is complete with it."""
+        """Add one event; yield every batch that is complete with it, to be taken at once."""
         batch = self._batch
         if batch is not None and batch.add(event, values):
             return self.finish() if batch.count == batch.capacity else ()

@@ -146,8 +146,9 @@ class ParallelProcessing:
         with self._lock:
             while not self._tasks and not self._ended:
                 self._work.wait()
-            count = min(len(self._tasks) // len(self._threads) + 1, EVENTS_AT_A_TIME)
-            return [self._tasks.popleft() for _ in range(min(count, len(self._tasks)))]
+            # The share of one thread, lest the others have nothing to do.
+            share = -(-len(self._tasks) // len(self._threads))
+            return [self._tasks.popleft() for _ in range(min(share, EVENTS_AT_A_TIME))]
 
     def _store(self, tasks: "list[_Task]") -> None:
         """Add results; hand on those whose turn it is, unless another thread is doing so."""
