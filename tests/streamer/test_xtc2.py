@@ -20,12 +20,14 @@ from tests.helpers.xtc2_runs import (
     parameters,
     same,
     stream_path,
+    write_chunks,
     write_run,
 )
 
-from lclstream.core.errors import InvalidConfigError
+from lclstream.core.errors import InvalidConfigError, NotFoundError
 from lclstream.streamer.events import Event, open_event_source
 from lclstream.streamer.sources.xtc2 import Xtc2EventSource
+from lclstream.streamer.sources.xtc2_file import Xtc2File
 from lclstream.streamer.sources.xtc2_format import Field, FieldType, Names, Service, later
 from lclstream.streamer.sources.xtc2_info import describe
 from lclstream.streamer.sources.xtc2_writer import Xtc2Writer, encode_dgram
@@ -118,22 +120,56 @@ def test_values_are_those_of_the_events_time(tmp_path: Path) -> None:
 
 
 def test_chunks_continue_a_stream(tmp_path: Path) -> None:
-    made = made_events(5)
-    write_run(stream_path(tmp_path), made[:3])
-    further = Xtc2Writer(
-        stream_path(tmp_path, chunk=1),
-        experiment=EXPERIMENT,
-        run=RUN,
-        start=START,
-        detectors=[*CAMERA, WAVE],
-        epics=EPICS,
-        continues=True,
-    )
-    with further:
-        for each in made[3:]:
-            further.slow_update(later(each.timestamp, -1000), each.epics)
-            further.event(each.timestamp, each.values)
+    made = made_events(6)
+    paths = write_chunks(tmp_path, made, cuts=[2, 3])
     check(read(f"exp={EXPERIMENT},run={RUN},dir={tmp_path}"), made)
+    check(read(str(tmp_path)), made)
+    check(read(",".join(map(str, reversed(paths)))), made)
+
+
+def test_a_chunk_that_is_announced_must_be_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = made_events(5)
+    paths = write_chunks(tmp_path, made, cuts=[2, 3])
+    paths[2].unlink()
+    source = open_event_source(parameters(f"exp={EXPERIMENT},run={RUN},dir={tmp_path}"), 0, 1)
+    events = iter(source)
+    check([next(events) for _ in range(3)], made[:3])
+    with pytest.raises(NotFoundError, match=r"-c001\.xtc2 goes on in .*-c002\.xtc2, which is miss"):
+        next(events)
+    # Who names files wants these.
+    with caplog.at_level(logging.WARNING):
+        check(read(str(paths[0])), made[:2])
+    (record,) = caplog.records
+    assert record.__dict__["what"] == "chunk_not_read"
+    paths[1].unlink()
+    paths[2].touch()
+    with pytest.raises(InvalidConfigError, match=r"chunk 1 before .*-c002\.xtc2 is missing$"):
+        read(str(tmp_path))
+
+
+def test_a_stream_that_goes_back_in_time_is_read_as_it_is(tmp_path: Path) -> None:
+    made = made_events(6)
+    order = [0, 3, 1, 2, 5, 4]
+    path = write_run(stream_path(tmp_path, 0), made, detectors=[WAVE])
+    dgrams = {each.timestamp: each for each in Xtc2File(path)}
+    raw = path.read_bytes()
+    events = [raw[each.offset : each.end] for each in (dgrams[one.timestamp] for one in made)]
+    others = [
+        raw[each.offset : each.end]
+        for each in dgrams.values()
+        if each.service not in (Service.L1ACCEPT, Service.SLOW_UPDATE)
+    ]
+    path.write_bytes(b"".join([*others[:4], *(events[index] for index in order), *others[4:]]))
+    assert [each.timestamp for each in read(str(path))] == [made[i].timestamp for i in order]
+    # Together with another stream: every event still comes, those that go back perhaps alone.
+    write_run(stream_path(tmp_path, 1), made, detectors=CAMERA[:1], epics=False)
+    found = read(str(tmp_path))
+    assert {each.timestamp for each in found} == {each.timestamp for each in made}
+    labels = [each.read("wave", "fex.label") for each in found]
+    expected = sorted(one.values[WAVE.key]["label"] for one in made)
+    assert sorted(str(each) for each in labels if each is not None) == expected
 
 
 def test_several_runs_follow_each_other(tmp_path: Path) -> None:
