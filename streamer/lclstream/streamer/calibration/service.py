@@ -47,7 +47,8 @@ MAX_LISTING_BYTES = 64 << 20
 MAX_CONSTANTS_BYTES = 4 << 30
 """A 16-megapixel Jungfrau's status of 64 bits takes 400 MB."""
 BYTES_PER_TIMEOUT = 100_000_000
-_SHAPE = re.compile(r"\(?\s*(\d{1,12}(?:\s*,\s*\d{1,12})*)\s*,?\s*\)?")
+_SHAPE = re.compile(r"\((\s*\d{1,12}\s*(?:,\s*\d{1,12}\s*)*),?\s*\)|\d{1,12}", re.ASCII)
+_DTYPE = re.compile(r"[<>=|]?(bool|u?int(8|16|32|64)|float(16|32|64)|[iu][1248]|f[248])")
 _ID = re.compile(r"[0-9a-f]{24}")
 _SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -263,15 +264,12 @@ def array_type(document: Document, where: str) -> tuple[np.dtype[Any], tuple[int
     """
     kind, name, text = (document.get(f"data_{each}") for each in ("type", "dtype", "shape"))
     match = _SHAPE.fullmatch(str(text).strip())
-    try:
-        dtype = np.dtype(str(name))
-    except TypeError:
-        dtype = np.dtype(object)
-    if kind != "ndarray" or match is None or dtype.kind not in "biuf":
+    # Numpy would parse, and partly evaluate, whatever stands there.
+    if kind != "ndarray" or match is None or not _DTYPE.fullmatch(str(name)):
         raise DecodeError(
             f"{where}: expected an array of numbers, got {kind!r} {name!r} of shape {text!r}"
         )
-    shape = tuple(int(each) for each in match[1].split(","))
+    dtype, shape = np.dtype(str(name)), tuple(map(int, (match[1] or match[0]).split(",")))
     if math.prod(shape) * dtype.itemsize > MAX_CONSTANTS_BYTES:
         raise DecodeError(f"{where}: {dtype} {shape} is too large")
     return dtype, shape

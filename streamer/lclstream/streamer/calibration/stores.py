@@ -109,7 +109,8 @@ def _of_detector(path: Path, detector: str) -> dict[str, Any]:
     """Return the constants in a file, those of the detector or those of the only one."""
     with _readable(path):
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            # Opened here, because numpy leaves a file open that is no archive.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[key] for name, key in _own(archive.files, detector).items()}
         import h5py
 
