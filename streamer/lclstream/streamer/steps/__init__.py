@@ -9,7 +9,10 @@ from lclstream.streamer.values import Values
 
 
 class Step(Protocol):
-    """Changes the values of events, one after the other."""
+    """Changes the values of events, one after the other.
+
+    Several threads may work side by side: then each has its own steps.
+    """
 
     def __init__(self, config: StepModel, parameters: Parameters) -> None:
         """Prepare.
@@ -21,7 +24,11 @@ class Step(Protocol):
     def apply(self, event: Event, values: Values) -> Values | None:
         """Return the values that go on, None to drop the event.
 
-        The arrays handed in may be views of the source's memory, and must not be changed.
+        The arrays handed in may be views of the source's memory, and must not be changed. Those
+        returned may be in use still when the next event comes.
+
+        Raises:
+            InvalidConfigError: a value is not what the configuration takes it for.
         """
         ...
 
@@ -38,9 +45,9 @@ class Steps:
         self._steps: list[tuple[str, Step]] = []
         for config in parameters.processing_pipeline.all_steps():
             kind = implementation_of(config, Step)  # type: ignore[type-abstract]
-            self._steps.append((config.type, kind(config, parameters)))
+            self._steps.append((self._named(config.type), kind(config, parameters)))
         self.vetoed: dict[str, int] = {}
-        """Type of a step -> events that it dropped."""
+        """Step -> events that it dropped; the second of a type is called `<type>_2`."""
 
     def apply(self, event: Event, values: Values) -> Values | None:
         """Return what becomes of the values of an event, None when a step drops it."""
@@ -51,3 +58,7 @@ class Steps:
                 return None
             values = after
         return values
+
+    def _named(self, kind: str) -> str:
+        alike = sum(name.split("_")[0] == kind for name, _ in self._steps)
+        return f"{kind}_{alike + 1}" if alike else kind

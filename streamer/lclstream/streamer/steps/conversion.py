@@ -39,20 +39,22 @@ class ConvertType(MappingStep[configs.ConvertTypeConfig]):
         del values
         elements = elements_of(self.config, label, value)
         if not self._is_plain:
-            elements = self._scaled(elements)
+            elements = self._scaled(label, elements)
         return like(value, self._casting.cast(label, self._rounded(elements)))
 
-    def _scaled(self, elements: Numbers) -> Numbers:
+    def _scaled(self, label: str, elements: Numbers) -> Numbers:
         """Return the numbers on the new scale: in float32 where the input fits exactly."""
         kind = np.result_type(elements.dtype, np.float32)
-        scaled: Numbers = elements * kind.type(self.config.scale)
+        scaled = self.rooms.take(label, elements.shape, kind)
+        np.multiply(elements, kind.type(self.config.scale), out=scaled)
         scaled += kind.type(self.config.offset)
         return scaled
 
     def _rounded(self, elements: Numbers) -> Numbers:
         if elements.dtype.kind != "f" or not self._casting.to_integers:
             return elements
-        return ROUNDING[self.config.rounding](elements)
+        # A number without axes would become a scalar.
+        return np.asarray(ROUNDING[self.config.rounding](elements))
 
 
 class PhotonCounts(MappingStep[configs.PhotonCountsConfig]):
