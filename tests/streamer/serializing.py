@@ -108,6 +108,30 @@ def batches_of(
     yield from batcher.finish()
 
 
+def whole_stream(
+    parameters: Parameters, given: Iterable[Event], place: Place = PLACE
+) -> list[bytes]:
+    """Return all messages of the only rank, with those in front of them and behind them."""
+    serializer = open_serializer(parameters, place)
+    try:
+        front: list[bytes] = []
+        found: list[bytes] = []
+        for batch in batches_of(parameters, serializer, given):
+            front = front or payloads(serializer.begin())
+            batch.sequence = len(found)
+            found += [message.tobytes() for message in serializer.messages(batch)]
+        return [*(front or payloads(serializer.begin())), *found, *payloads(serializer.end())]
+    finally:
+        serializer.close()
+
+
+def payloads(messages: Iterable[Message]) -> list[bytes]:
+    """Return messages that only accompany the stream."""
+    found = list(messages)
+    assert not any(message.events for message in found)
+    return [message.tobytes() for message in found]
+
+
 @dataclass(frozen=True)
 class Kind:
     """What the readings of one label are like."""

@@ -96,7 +96,7 @@ def limit_openmp() -> None:
     """Keep the library that compresses from starting threads of its own in this process.
 
     Those of several ranks on few cores hinder each other by a factor of a hundred. The library
-    reads the environment when it is loaded; whoever has set the variable is obeyed.
+    reads the variable when it is loaded; one that is set stays for others.
     """
     if OPENMP_THREADS not in os.environ:
         os.environ[OPENMP_THREADS] = "1"
