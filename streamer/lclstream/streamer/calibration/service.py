@@ -49,6 +49,7 @@ MAX_CONSTANTS_BYTES = 4 << 30
 BYTES_PER_TIMEOUT = 100_000_000
 _SHAPE = re.compile(r"\((\s*\d{1,12}\s*(?:,\s*\d{1,12}\s*)*),?\s*\)|\d{1,12}", re.ASCII)
 _DTYPE = re.compile(r"[<>=|]?(bool|u?int(8|16|32|64)|float(16|32|64)|[iu][1248]|f[248])")
+_RUN = re.compile(r"[0-9]{1,9}")
 _ID = re.compile(r"[0-9a-f]{24}")
 _SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -294,7 +295,7 @@ def _is_readable(name: str, database: str, document: Document, address: str) -> 
 def _runs(document: Document) -> tuple[int, int]:
     """Return the first and last run of a document; a range without runs if it is not valid."""
     first, last = str(document.get("run")), str(document.get("run_end"))
-    if not first.isdecimal() or not (last.isdecimal() or last == "end"):
+    if not _RUN.fullmatch(first) or not (last == "end" or _RUN.fullmatch(last)):
         return 1, 0
     end = LAST_RUN if last == "end" else int(last)
     return (int(first), end) if max(int(first), end) <= LAST_RUN else (1, 0)
