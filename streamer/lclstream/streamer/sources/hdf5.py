@@ -17,8 +17,9 @@ from lclstream.streamer.config import Hdf5EventSourceConfig, Parameters
 from lclstream.streamer.config.data_sources import wanted_readings
 from lclstream.streamer.config.source_identifier import identifier_files
 from lclstream.streamer.events import Event
+from lclstream.streamer.sources.hdf5_column import reading
 from lclstream.streamer.sources.hdf5_file import Hdf5EventFile, Name, open_file
-from lclstream.streamer.sources.hdf5_layout import discover, natural
+from lclstream.streamer.sources.hdf5_layout import child_of, discover, natural
 
 logger = logging.getLogger(__name__)
 
@@ -158,9 +159,14 @@ def describe(source_identifier: str) -> Iterator[str]:
 
 def _listing(file: h5py.File) -> list[str]:
     lines: list[str] = []
+    with reading(f"the datasets of {file.filename}"):
+        _list(file, lines)
+    return lines
+
+
+def _list(file: h5py.File, lines: list[str]) -> None:
     file.visititems(lambda name, item: lines.extend(_line(name, item)))
     file.visititems_links(lambda name, link: lines.extend(_broken(file, name, link)))
-    return lines
 
 
 def _line(name: str, item: h5py.Dataset | h5py.Group) -> list[str]:
@@ -174,7 +180,7 @@ def _broken(file: h5py.File, name: str, link: object) -> list[str]:
     """Return the line of an external link; of one that leads nowhere too."""
     if not isinstance(link, h5py.ExternalLink):
         return []
-    item = file.get(name)
+    item = child_of(file, name)
     if isinstance(item, h5py.Dataset):
         return [f"{_line(name, item)[0]}, in {link.filename}"]
     return [f"  /{name}: in {link.filename}" + ("" if item is not None else ", which is not there")]

@@ -24,7 +24,10 @@ BLOCK_BYTES = 1 << 18
 MAX_ROW_BYTES = 1 << 32
 # Numbers of filters above are not built into the library.
 LAST_OWN_FILTER = 255
-_FAULTS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
+_FAULTS = (
+    OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, ArithmeticError,
+    AttributeError, SystemError,
+)  # fmt: skip
 
 
 @contextmanager

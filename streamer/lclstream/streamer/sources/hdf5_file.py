@@ -20,7 +20,14 @@ from lclstream.streamer.sources.hdf5_column import (
     Rows,
     reading,
 )
-from lclstream.streamer.sources.hdf5_layout import SIGNAL, Layout, discover, known_paths, series
+from lclstream.streamer.sources.hdf5_layout import (
+    SIGNAL,
+    Layout,
+    child_of,
+    discover,
+    known_paths,
+    series,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +167,7 @@ class Hdf5EventFile:
 
     def _get(self, path: str) -> object:
         with reading(f"{path} in {self.path}"):
-            return self.file.get(path)
+            return child_of(self.file, path)
 
     def _series(self, path: str) -> list[str]:
         parent, _, pattern = path.rpartition("/")

@@ -67,9 +67,9 @@ def discover(file: h5py.File) -> Layout:
     """
     layout = Layout()
     with reading(f"the layout of {file.filename}"):
-        if isinstance(file.get(OWN_GROUP), h5py.Group):
+        if isinstance(child_of(file, OWN_GROUP), h5py.Group):
             _own(file, layout)
-        if all(_is_dataset(file.get(path)) for path in (LCLS_SECONDS, LCLS_NANOSECONDS)):
+        if all(_is_dataset(child_of(file, path)) for path in (LCLS_SECONDS, LCLS_NANOSECONDS)):
             layout.seconds = (LCLS_SECONDS, LCLS_NANOSECONDS)
         signals: dict[str, str] = {}
         for path, group in _groups(file):
@@ -86,6 +86,15 @@ def discover(file: h5py.File) -> Layout:
         if signal:
             layout.names.setdefault(SIGNAL, signal)
     return layout
+
+
+def child_of(group: h5py.Group, path: str) -> object:
+    """Return what is at a path; None where nothing is, or a link leads nowhere."""
+    try:
+        return group.get(path)
+    except (OSError, RuntimeError):
+        # The file of an external link, which is there, is damaged.
+        return None
 
 
 def class_of(path: str, group: h5py.Group) -> str:
@@ -109,15 +118,15 @@ def natural(text: str) -> tuple[Any, ...]:
 def _own(file: h5py.File, layout: Layout) -> None:
     group = file[OWN_GROUP]
     place = f"/{OWN_GROUP}"
-    if _is_dataset(group.get("timestamp")):
+    if _is_dataset(child_of(group, "timestamp")):
         layout.timestamp = f"{place}/timestamp"
-    if _is_dataset(group.get("step")):
+    if _is_dataset(child_of(group, "step")):
         layout.step = f"{place}/step"
     layout.experiment = _text(_said(group, "experiment"))
     run = _said(group, "run")
     layout.run = max(int(run), 0) if run is not None else 0
     for kind, found in (("valid", layout.masks), ("offsets", layout.offsets)):
-        for label, item in _datasets(group.get(kind)):
+        for label, item in _datasets(child_of(group, kind)):
             path = _text(item.attrs.get("dataset")) or f"/{label}"
             found[path] = item.name
             layout.names.setdefault(label, path)
@@ -126,7 +135,7 @@ def _own(file: h5py.File, layout: Layout) -> None:
 def _said(group: h5py.Group, name: str) -> Any:
     """Return what an attribute says, or a dataset where the format has no attributes."""
     value = group.attrs.get(name)
-    item = group.get(name) if value is None else None
+    item = child_of(group, name) if value is None else None
     return item[()] if isinstance(item, h5py.Dataset) and item.shape == () else value
 
 
@@ -135,7 +144,7 @@ def _datasets(group: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[st
     if not isinstance(group, h5py.Group) or depth > MAX_DEPTH:
         return
     for name in group:
-        item = group.get(name)
+        item = child_of(group, name)
         if isinstance(item, h5py.Dataset):
             yield prefix + name, item
         else:
@@ -150,9 +159,9 @@ def _groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
         if depth and class_of(path, group):
             yield path, group
         for name in group if depth < MAX_DEPTH and path != f"/{OWN_GROUP}" else ():
-            if len(seen) >= MAX_OBJECTS or group.get(name, getclass=True) is not h5py.Group:
-                continue
-            below, below_path = group.get(name), f"{path}/{name}"
+            if len(seen) >= MAX_OBJECTS:
+                return
+            below, below_path = child_of(group, name), f"{path}/{name}"
             # Only what belongs to a class is searched; at the root anything may be an entry.
             if isinstance(below, h5py.Group) and (not depth or class_of(below_path, below)):
                 if _identity(below) in seen:
@@ -172,17 +181,17 @@ def _add(names: dict[str, str], path: str, group: h5py.Group, signal: str) -> No
     if signal:
         names.setdefault(base, signal)
     for name in group:
-        if group.get(name, getclass=True) is h5py.Dataset:
+        if _is_dataset(child_of(group, name)):
             names.setdefault(f"{base}.{name}", f"{path}/{name}")
 
 
 def _signal(path: str, group: h5py.Group) -> str:
     """Return the path of the data of a group; empty where it has none."""
     for name in (_text(group.attrs.get("signal")), "data"):
-        if name and _is_dataset(group.get(name)):
+        if name and _is_dataset(child_of(group, name)):
             return f"{path}/{name}"
     for name in group:
-        item = group.get(name)
+        item = child_of(group, name)
         if isinstance(item, h5py.Dataset) and "signal" in item.attrs:
             return f"{path}/{name}"
     # Detectors that write a file after the other link to each of them.
@@ -195,7 +204,7 @@ def _default(file: h5py.File) -> str:
     group, path = file, ""
     for _ in range(MAX_DEPTH):
         name = _text(group.attrs.get("default"))
-        below = group.get(name) if name else None
+        below = child_of(group, name) if name else None
         if not isinstance(below, h5py.Group):
             break
         group, path = below, f"{path}/{name}"
