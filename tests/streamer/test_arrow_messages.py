@@ -19,6 +19,7 @@ from tests.streamer.serializing import (
 )
 
 from lclstream.core.errors import InvalidConfigError
+from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.values import Ragged
 
 TYPE = "ArrowSerializer"
@@ -130,7 +131,8 @@ def test_missing_readings_are_null() -> None:
 
 def test_what_identifies_a_message() -> None:
     values: list[Given] = [{"a": float(i)} for i in range(3)]
-    _, payload = sent(parameters_of(["a"], 2, type=TYPE), events(values)).payloads
+    parameters = parameters_of(["a"], 2, type=TYPE)
+    _, payload = sent(parameters, events(values)).payloads
     assert read(payload).schema.metadata == {
         b"lclstream.sequence": b"1",
         b"lclstream.run": b"3",
@@ -139,6 +141,7 @@ def test_what_identifies_a_message() -> None:
         b"lclstream.format": b"1",
         b"lclstream.experiment": b"tst000124",
         b"lclstream.source_identifier": b"exp=tst000124,run=3",
+        b"lclstream.configuration_sha256": configuration_hash(parameters).encode(),
     }
     plain = parameters_of(["a"], 2, type=TYPE, identification=False)
     batch = read(sent(plain, events(values)).payloads[0])

@@ -19,6 +19,7 @@ from tests.streamer.serializing import (
 )
 
 from lclstream.core.errors import InvalidConfigError
+from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.values import Ragged
 
 TYPE = "CrystfelMsgpackSerializer"
@@ -112,6 +113,7 @@ def test_an_event_of_a_crystal() -> None:
         assert look_up(payload, "lclstream") == {
             "sequence": index, "run": 3, "rank": 1, "ranks": 3, "format": 1,
             "experiment": "tst000124", "source_identifier": "exp=tst000124,run=3",
+            "configuration_sha256": configuration_hash(parameters),
             "event_index": index, "timestamp": STAMP + index, "step": index // 2, "missing": [],
         }  # fmt: skip
 

@@ -24,7 +24,9 @@ from tests.streamer.serializing import (
 )
 
 from lclstream.core.errors import InvalidConfigError
-from lclstream.streamer.config import load_parameters
+from lclstream.core.models import read_document
+from lclstream.streamer.config import load_parameters, parse_parameters
+from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.events import Event
 from lclstream.streamer.rank import Place
 
@@ -124,8 +126,9 @@ def test_identification_stands_behind_the_keys_of_upstream(vectors: Path) -> Non
             "event_index": index, "step": 0, "sequence": index, "run": 51, "rank": 1, "ranks": 3,
             "format": 1, "experiment": "mfx100852324",
             "source_identifier": "exp=mfx100852324,run=51", "shape": [2, 16, 32],
-            "valid": dict.fromkeys(config.data_sources, True), "values": {},
-        } | {"values": {"timestamp": stamp}}  # fmt: skip
+            "valid": dict.fromkeys(config.data_sources, True), "values": {"timestamp": stamp},
+            "configuration_sha256": configuration_hash(config),
+        }  # fmt: skip
 
 
 @settings(max_examples=40, deadline=None)
@@ -267,3 +270,21 @@ print(json.dumps([os.environ["OMP_NUM_THREADS"], len(os.listdir("/proc/self/task
     variable, threads = json.loads(done.stdout)
     assert variable == (given_threads or "1")
     assert threads == 1
+
+
+@pytest.mark.parametrize("form", ["own", "psana"])
+def test_values_by_themselves_say_the_same(vectors: Path, form: str) -> None:
+    """The newest LCLStreamer sends every field by itself."""
+    document = read_document(vectors / FOLDER / "lclstreamer.yaml")
+    if form == "psana":
+        document["wire_names"] = "psana"
+    else:
+        for name in ("detector_geometry", "beam_data", "run_info"):
+            document["data_sources"][name]["separate_fields"] = True
+    stacked = load_parameters(vectors / FOLDER / "lclstreamer.yaml")
+    ours = whole_stream(parse_parameters(document), golden_events())
+    for mine, theirs in zip(ours, whole_stream(stacked, golden_events()), strict=True):
+        found, wanted = cbor2.loads(mine[1:]), cbor2.loads(theirs[1:])
+        assert list(found) == list(wanted)
+        for key in set(found) - {"timestamp", "lclstream"}:
+            assert found[key] == wanted[key]

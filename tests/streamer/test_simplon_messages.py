@@ -23,6 +23,7 @@ from tests.streamer.serializing import (
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import Parameters, parse_parameters
+from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.rank import Place
 from lclstream.streamer.values import Ragged
 
@@ -210,6 +211,7 @@ def test_what_an_image_says() -> None:
         "timestamp": STAMP, "event_index": 0, "step": 0, "sequence": 0, "run": 3, "rank": 1,
         "ranks": 3, "format": 1, "experiment": "tst000124",
         "source_identifier": "exp=tst000124,run=3",
+        "configuration_sha256": configuration_hash(config),
         "valid": dict.fromkeys(values[0], True) | {"absent": False},
     }  # fmt: skip
     assert second["user_data"]["values"] == {"absent": 1.0}

@@ -51,10 +51,8 @@ if TYPE_CHECKING:
         PeaknetPreprocessingPipelineConfig,
         ProcessingPipelineConfig,
     )
-    from lclstream.streamer.config.serializers import (
-        HDF5BinarySerializerConfig,
-        SimplonBinarySerializerConfig,
-    )
+    from lclstream.streamer.config.serializers import HDF5BinarySerializerConfig
+    from lclstream.streamer.config.simplon import SimplonBinarySerializerConfig
 
 __all__ = [
     "BatchProcessingPipelineConfig",
@@ -103,7 +101,8 @@ _MODELS = {
         "PeaknetPreprocessingPipelineConfig",
         "ProcessingPipelineConfig",
     ),
-    "serializers": ("HDF5BinarySerializerConfig", "SimplonBinarySerializerConfig"),
+    "serializers": ("HDF5BinarySerializerConfig",),
+    "simplon": ("SimplonBinarySerializerConfig",),
 }
 _MODULE_OF = {name: module for module, names in _MODELS.items() for name in names}
 

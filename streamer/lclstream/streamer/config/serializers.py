@@ -7,9 +7,6 @@ from pydantic import Field
 
 from lclstream.core.models import near
 from lclstream.streamer.config.registry import DataSourceModel, Finding, SerializerModel
-from lclstream.streamer.config.simplon import (
-    SimplonBinarySerializerConfig as SimplonBinarySerializerConfig,
-)
 
 if TYPE_CHECKING:
     from lclstream.streamer.config import Parameters
@@ -66,6 +63,11 @@ class HDF5BinarySerializerConfig(SerializerModel):
         if self.layout == "fields":
             return {name: "/" + path.strip("/") for name, path in self.fields.items()}
         return {name: "/" + name.strip("/") for name in parameters.labels}
+
+    def names_in_messages(self, parameters: "Parameters") -> dict[str, str]:
+        """Return the path of the dataset of each value that is sent and exists."""
+        paths = self.paths(parameters)
+        return {label: paths[label] for label in parameters.labels if label in paths}
 
     def problems(self, parameters: "Parameters") -> Iterator[Finding]:
         """Yield what cannot be stored, and names that are wrong."""

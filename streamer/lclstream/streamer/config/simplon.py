@@ -126,18 +126,19 @@ class SimplonBinarySerializerConfig(SerializerModel):
 
     def image_label(self, parameters: "Parameters") -> str:
         """Return the value that is the image."""
-        wanted = self.data_source_to_serialize
-        if wanted in parameters.labels:
+        wanted, labels = self.data_source_to_serialize, parameters.labels
+        if wanted in labels:
             return wanted
-        for name, source in parameters.data_sources.items():
-            paths = [".".join(filter(None, reading)) for reading in source.readings()]
-            if paths == [wanted] and name in parameters.labels:
-                return name
+        for value in parameters.values_read:
+            readings = value.source.readings()
+            path = ".".join(filter(None, readings[0])) if len(readings) == 1 else ""
+            if wanted in (value.data_source, path) and value.label in labels:
+                return value.label
         return wanted
 
     def wavelength_name(self, parameters: "Parameters") -> str | None:
         """Return the value with the wavelength; None when there is none."""
-        usual = WAVELENGTH if WAVELENGTH in parameters.labels else None
+        usual = WAVELENGTH if labels_of(parameters, WAVELENGTH) else None
         return self.photon_wavelength_source or usual
 
     def problems(self, parameters: "Parameters") -> Iterator[Finding]:
@@ -149,12 +150,11 @@ class SimplonBinarySerializerConfig(SerializerModel):
         for field in SOURCES:
             name = getattr(self, field)
             usual = name == type(self).model_fields[field].default
-            exists = name in labels or any(each.startswith(f"{name}.") for each in labels)
-            if name is not None and not usual and not exists:
+            if name is not None and not usual and not labels_of(parameters, name):
                 yield (field,), f"there is no value {name!r}{near(name, labels)}", name
         pipeline = parameters.processing_pipeline
         if isinstance(pipeline, StepsPipeline):
-            known = pipeline.known_behind(parameters.data_sources)
+            known = pipeline.known_behind(parameters.sources_by_label)
             for text in self._unfit(known.get(image, Known())):
                 yield ("data_source_to_serialize",), f"value {image!r} {text}", image
 
@@ -169,6 +169,17 @@ class SimplonBinarySerializerConfig(SerializerModel):
             yield f"has {image.ndim} axes: an image needs rows and columns"
         elif image.dtype in WITHOUT_IMAGE and self.image_dtype == "native":
             yield f"is {image.dtype}: choose an image_dtype, for Stream V2 has no such images"
+
+
+def labels_of(parameters: "Parameters", name: str | None) -> tuple[str, ...]:
+    """Return the labels of a value, or of all values that a data source gives; may be none."""
+    labels = parameters.labels
+    if name is None or name in labels:
+        return () if name is None else (name,)
+    read = parameters.values_read
+    return tuple(
+        value.label for value in read if value.data_source == name and value.label in labels
+    )
 
 
 def _default(name: str) -> object:

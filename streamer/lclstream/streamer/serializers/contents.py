@@ -9,6 +9,7 @@ Beside the values of the data sources a message holds, below `lclstream/`:
 | `sequence` | uint64, () | number of the message among those of its rank, from 0 |
 | `run`, `rank`, `ranks`, `format` | uint64, uint32, uint32, uint32; () | |
 | `experiment`, `source_identifier` | bytes, () | |
+| `configuration_sha256` | bytes, () | hash of what decides the data, in hexadecimal digits |
 | `valid/<name>` | uint8, (events,) | 1 where the reading exists; absent: it always does |
 | `offsets/<name>` | uint64, (events + 1,) | event i has the readings offsets[i] to \
 offsets[i + 1] of the values `<name>` |
@@ -22,6 +23,7 @@ import numpy as np
 
 from lclstream.streamer.batching import Batch, Form, new_batch
 from lclstream.streamer.config import Parameters
+from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 from lclstream.streamer.values import Array
@@ -60,6 +62,7 @@ class Provenance:
     def __init__(self, parameters: Parameters, place: Place) -> None:
         self.source_identifier = parameters.source_identifier
         self.place = place
+        self._configuration = configuration_hash(parameters)
 
     def of_events(self, batch: Batch) -> Iterator[tuple[str, Array]]:
         """Yield what has one element for each event, by name."""
@@ -78,6 +81,7 @@ class Provenance:
             "format": FORMAT_VERSION,
             "experiment": batch.form.experiment,
             "source_identifier": self.source_identifier,
+            "configuration_sha256": self._configuration,
         }
 
 

@@ -69,7 +69,9 @@ def _as_of_batch(label: str, array: Array, batch: Batch) -> Array:
     when these are all alike.
     """
     image = label.removesuffix(ORIGINAL_SHAPE)
-    is_shape = image != label and image in batch.arrays and array.dtype.kind in "iu"
-    if not is_shape or array.ndim != 2 or not (array == array[0]).all():
+    is_shape = image != label and {image} & {*batch.arrays, *batch.ragged}
+    if not is_shape or array.ndim != 2 or array.dtype.kind not in "iu":
+        return array
+    if not (array == array[0]).all():
         return array
     return np.array([len(array), *array[0].astype(np.int64)], np.int32)

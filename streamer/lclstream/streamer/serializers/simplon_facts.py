@@ -126,14 +126,6 @@ def _reciprocal(number: float | None) -> float | None:
     return HC_EV_ANGSTROM / number if number else None
 
 
-def labels_of(parameters: Parameters, name: str | None) -> tuple[str, ...]:
-    """Return the labels of a value, or of all values that a data source gives; may be none."""
-    labels = parameters.labels
-    if name is None:
-        return ()
-    return (name,) if name in labels else tuple(x for x in labels if x.startswith(f"{name}."))
-
-
 def run_of(parameters: Parameters) -> str:
     """Return the run that `source_identifier` names, empty when it names none or several."""
     return _token(parameters, "run")

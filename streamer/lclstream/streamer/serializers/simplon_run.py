@@ -15,13 +15,13 @@ import numpy as np
 from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.batching import Form
 from lclstream.streamer.config import Parameters, SimplonBinarySerializerConfig
+from lclstream.streamer.config.simplon import labels_of
 from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers.contents import Provenance
 from lclstream.streamer.serializers.simplon_facts import (
     Row,
     Wavelength,
     experiment_of,
-    labels_of,
     run_of,
 )
 from lclstream.streamer.simplon import lclstreamer

@@ -28,10 +28,12 @@ import time
 from typing import Any, Literal
 
 from lclstream.core.errors import InvalidConfigError
-from lclstream.core.ledger import ENV_TRANSFER, digest64
+from lclstream.core.ledger import ENV_TRANSFER
 from lclstream.streamer import simplon
 from lclstream.streamer.batching import Form
 from lclstream.streamer.config import Parameters, SimplonBinarySerializerConfig
+from lclstream.streamer.config.canonical import configuration_hash
+from lclstream.streamer.config.simplon import labels_of
 from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers.contents import FORMAT_VERSION, Provenance
 from lclstream.streamer.serializers.simplon_facts import (
@@ -39,7 +41,6 @@ from lclstream.streamer.serializers.simplon_facts import (
     Row,
     Wavelength,
     experiment_of,
-    labels_of,
     nanoseconds,
     run_of,
 )
@@ -250,4 +251,4 @@ def _series_name(parameters: Parameters, series_id: int) -> str:
     experiment = experiment_of(parameters) or "lclstream"
     name = f"{experiment}-{series_id}"
     # Without a batch system at least other configurations give other names.
-    return f"{name}-{started or f'{digest64(parameters.model_dump_json().encode()):016x}'}"
+    return f"{name}-{started or configuration_hash(parameters)[:16]}"
