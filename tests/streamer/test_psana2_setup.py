@@ -22,6 +22,10 @@ CONFIG = Psana2EventSourceConfig()
     [
         ("exp=mfx101332224,run=7", {"exp": "mfx101332224", "run": 7}),
         ("exp=mfx101332224,run=7,run=9", {"exp": "mfx101332224", "run": [7, 9]}),
+        (
+            "exp=a,run=7,9,11-13,9,max_events=2",
+            {"exp": "a", "run": [7, 9, 11, 12, 13], "max_events": 2},
+        ),
         ("exp=mfx101332224", {"exp": "mfx101332224"}),
         (
             "exp=tmo1, run=8, dir=/data, live, max_events=100",
@@ -55,7 +59,10 @@ def test_options_become_arguments() -> None:
         ("shmem=a,live,ffb", "live and ffb can only be given with exp, not shmem"),
         ("exp=a,exp=b", "exp is given 2 times"),
         ("exp=,run=1", "exp has no value"),
-        ("exp=a,run=-1", "run must be a whole number, got '-1'"),
+        ("exp=a,run=-1", "run must be a whole number, got ''"),
+        ("exp=a,run=5-3", "run must name 1 to 10000 runs, got '5-3'"),
+        ("exp=a,run=1-99999", "run must name 1 to 10000 runs"),
+        ("exp=a,run=x", "run must be a whole number, got 'x'"),
         ("exp=a,run=²", "run must be a whole number"),
         ("exp=a,max_events=x", "max_events must be a whole number, got 'x'"),
         ("drp=", "drp works only in a process that the data acquisition started; .*'drp_info'"),

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lclstream.core.models import near
 from lclstream.streamer.config.partial import PartialParameters, UnknownSectionError
-from lclstream.streamer.config.source_identifier import PSANA2_TOKENS, identifier_tokens
+from lclstream.streamer.config.source_identifier import (
+    PSANA2_TOKENS,
+    identifier_tokens,
+    is_runs,
+)
 
 if TYPE_CHECKING:
     from lclstream.streamer.config import Parameters
@@ -59,6 +63,16 @@ def advice_of(parameters: "Parameters") -> list[str]:
             text = f"{plugin.name} is ours; that of {plugin.origin} is not used"
             found.append(Problem(place, text, plugin.name))
     return [f"{'.'.join(map(str, each.location))}: {each.text}" for each in found]
+
+
+def advice_for_ranks(parameters: "Parameters", ranks: int) -> list[str]:
+    """Return what several ranks are probably not meant to do, one sentence each."""
+    handlers = enumerate(parameters.data_handlers if ranks > 1 else ())
+    return [
+        f"data_handlers.{number}: {text}"
+        for number, handler in handlers
+        for text in handler.advice_for_ranks(ranks)
+    ]
 
 
 def _advice(model: "Choice", parameters: "Parameters") -> Iterator["Finding"]:
@@ -117,7 +131,9 @@ def _identifier(parameters: "Parameters") -> Iterator["Finding"]:
                     PSANA2_TOKENS
                 )
                 yield (("source_identifier",), text, identifier)
-            elif key in ("run", "max_events") and not value.isdigit():
+            elif (key == "max_events" and not value.isdigit()) or (
+                key == "run" and not is_runs(value)
+            ):
                 yield (("source_identifier",), f"{key} must be a number", identifier)
 
 

@@ -19,10 +19,11 @@ distribute: of files every rank takes its share, and shared memory gives each ra
 """
 
 import atexit
+import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,13 @@ from lclstream.streamer.sources.psana2_setup import (
 )
 from lclstream.streamer.sources.psana_library import require
 from lclstream.streamer.sources.xtc2_file import Xtc2File
+from lclstream.streamer.sources.xtc2_watch import Stop, StoppedError
 
 logger = logging.getLogger(__name__)
 
 # How many ranks build events and collect small data, besides the one that reads what there is.
 _SERVING = {"PS_EB_NODES": "1", "PS_SRV_NODES": "0"}
+WAIT_S = 0.2
 CURES = (
     "give event_source.calib_url, or event_source.skip_calib_load: all (or a list of detectors) "
     "where no calibrated values are needed"
@@ -59,10 +62,10 @@ CURES = (
 class Psana2EventSource:
     """Reads all runs that psana2 finds.
 
-    An event's index is its position in the whole source where every rank reads everything: in a
-    single process, and in files. Where psana2 hands the events out (an experiment with several
-    ranks, shared memory), nobody knows that position: the n-th event of a rank then has index
-    `n * size + rank`, which no other event has; the time stamps tell the order.
+    An event's index is its position in the whole source where that can be known: in files, which
+    every rank reads from their beginning. Which event of an experiment a rank is handed, nobody
+    knows beforehand; there, and in shared memory, the index is the time stamp, which is the same
+    in every run of the streamer with any number of ranks, and no other event has.
 
     Resource handling: with several ranks the source must be read to its end by all of them;
     `close` does so when a rank stops before, and ends the run for all.
@@ -86,7 +89,7 @@ class Psana2EventSource:
         self._rank, self._size = rank, size
         arguments = arguments_of(parameters.source_identifier, config)
         self._is_distributed = "exp" in arguments and size > 1
-        self._all_ranks_get_all = "files" in arguments or size == 1
+        self._is_by_position = "files" in arguments
         self._limit: int = arguments.get("max_events", 0)
         _check_files(arguments.get("files", []))
         prepare_environment(
@@ -101,23 +104,29 @@ class Psana2EventSource:
 
     def __iter__(self) -> Iterator[Event]:
         """Yield the events of this rank, run by run."""
-        number = 0
+        count = itertools.count()
         try:
             for run in self._all_runs():
                 for event in run:
-                    index = self._index(number)
-                    number += 1
-                    if index is None:
-                        continue
-                    if not self._is_distributed and 0 < self._limit <= index:
+                    number = next(count)
+                    if self._is_enough(number):
                         return
-                    yield self._event(run, event, index)
+                    if self._is_mine(number):
+                        yield self._event(run, event, number)
             self._settle()
+        except StoppedError:
+            logger.info("psana_stopped_while_waiting")
         except GeneratorExit:
             raise
         except BaseException:
             self._fail_together()
             raise
+
+    def interrupt_by(self, stop: Stop) -> None:
+        """Let a wish to end cut short every wait for what comes into shared memory."""
+        condition = getattr(getattr(self._source, "dm", None), "_shmem_cond", None)
+        if condition is not None:
+            condition.wait = interruptible(condition.wait, stop)
 
     def close(self) -> None:
         """Let the other ranks go on: they wait for this one to take its part."""
@@ -151,16 +160,23 @@ class Psana2EventSource:
             self._run = Psana2Run(run)
             yield self._run
 
-    def _index(self, number: int) -> int | None:
-        """Return the index of the n-th event that psana2 gives this rank; None = not ours."""
-        if not self._all_ranks_get_all:
-            return number * self._size + self._rank
-        return number if number % self._size == self._rank else None
+    def _is_enough(self, number: int) -> bool:
+        """Return whether there were as many events as wanted before the n-th of this rank."""
+        if not self._limit or self._is_distributed:
+            # psana2 counts those that it distributes.
+            return False
+        # In shared memory the other ranks have as many.
+        before = number if self._is_by_position else number * self._size + self._rank
+        return before >= self._limit
 
-    def _event(self, run: Psana2Run, event: Any, index: int) -> Event:
+    def _is_mine(self, number: int) -> bool:
+        return not self._is_by_position or number % self._size == self._rank
+
+    def _event(self, run: Psana2Run, event: Any, number: int) -> Event:
+        timestamp = int(event.timestamp)
         return Event(
-            timestamp=int(event.timestamp),
-            index=index,
+            timestamp=timestamp,
+            index=number if self._is_by_position else timestamp,
             run=run.number,
             experiment=run.experiment,
             run_timestamp=run.timestamp,
@@ -224,6 +240,21 @@ def check_ranks(rank: int, size: int) -> None:
             f"the launcher says rank {rank} of {size}, but MPI says rank {seen[0]} of {seen[1]}: "
             "every rank would read all events; is it the launcher of psana's MPI?"
         )
+
+
+def interruptible(wait: Callable[..., bool], stop: Stop) -> Callable[..., bool]:
+    """Return what waits like a condition, but not against a wish to end."""
+
+    def wait_or_stop(timeout: float | None = None) -> bool:
+        if timeout is not None:
+            return wait(timeout)
+        # psana2 itself would wait for ever.
+        while not wait(WAIT_S):
+            if stop.wait(0):
+                raise StoppedError
+        return True
+
+    return wait_or_stop
 
 
 def settle(rank: int) -> None:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 FAST_FEEDBACK = "/sdf/data/lcls/drpsrcf/ffb"
 """Where the files of a run that is just being taken lie, for `ffb`."""
+MAX_RUNS = 10_000
 REACH_TIMEOUT_S = 10.0
 """How long to wait for a connection to a service that psana2 would wait for without limit."""
 # Of all settings of psana2 and of what it uses.
@@ -35,7 +36,7 @@ def arguments_of(identifier: str, config: Psana2EventSourceConfig) -> dict[str, 
 
     Args:
         identifier: `exp=NAME,run=NUMBER`, `files=PATH`, `shmem=NAME` or `drp=NAME` with further
-            parts; `files` and `run` may be given several times.
+            parts; `files` may be given several times, `run` be several numbers and ranges.
         config: options that have no part of their own.
 
     Raises:
@@ -80,7 +81,7 @@ def _check_parts(kind: str, tokens: Mapping[str, list[str]]) -> None:
 
 
 def _experiment(tokens: Mapping[str, list[str]]) -> dict[str, Any]:
-    runs = [_number("run", value) for value in tokens.get("run", [])]
+    runs = list(dict.fromkeys(run for text in tokens.get("run", []) for run in _runs(text)))
     found: dict[str, Any] = {}
     if runs:
         found["run"] = runs[0] if len(runs) == 1 else runs
@@ -89,6 +90,17 @@ def _experiment(tokens: Mapping[str, list[str]]) -> dict[str, Any]:
     if "live" in tokens:
         found["live"] = True
     return found
+
+
+def _runs(text: str) -> range:
+    """Return the runs that a number or a range means."""
+    first, _, last = text.partition("-")
+    numbers = _number("run", first), _number("run", last or first)
+    if not numbers[0] <= numbers[1] < numbers[0] + MAX_RUNS:
+        raise InvalidConfigError(
+            f"source_identifier: run must name 1 to {MAX_RUNS} runs, got {text!r}"
+        )
+    return range(numbers[0], numbers[1] + 1)
 
 
 def _max_events(tokens: Mapping[str, list[str]]) -> int:
