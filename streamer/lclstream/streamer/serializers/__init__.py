@@ -35,11 +35,16 @@ class Serializer(Protocol):
         ...
 
     def begin(self) -> Iterable[Message]:
-        """Yield what goes before the first batch of all ranks."""
+        """Yield what goes before the first batch of all ranks.
+
+        Called once, of one rank only, before its first call of `messages`: when its first batch is
+        complete, so that the serializer can look at the batch that it has made; or when it has
+        none.
+        """
         ...
 
     def end(self) -> Iterable[Message]:
-        """Yield what goes behind the last batch of all ranks."""
+        """Yield what goes behind the last batch of all ranks; called once, as `begin`."""
         ...
 
     def close(self) -> None:
