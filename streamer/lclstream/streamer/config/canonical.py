@@ -4,11 +4,17 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from pydantic.main import IncEx
+
 if TYPE_CHECKING:
     from lclstream.streamer.config import Parameters
 
 # Where the data go, and how many threads make them, changes nothing in them.
-LEFT_OUT = {"data_handlers", "workers"}
+LEFT_OUT: IncEx = {
+    "data_handlers": True,
+    "workers": True,
+    "data_serializer": {"compression_threads", "n_threads", "threads"},
+}
 
 
 def canonical_json(parameters: "Parameters") -> str:
