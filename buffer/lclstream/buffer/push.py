@@ -215,6 +215,16 @@ class Push:
             self._raise_failure()
             self._drive(self._sender.flush())
 
+    def send_end(self) -> None:
+        """Send an empty message, which receivers may take for the end, to every connected peer.
+
+        Raises:
+            UnavailableError, DeliveryError: as `send`.
+        """
+        with self._lock:
+            self._raise_failure()
+            self._drive(self._sender.send_end())
+
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """End the stream; returns when every message is acknowledged.
 

@@ -151,6 +151,32 @@ class Sender(ProducerChannels):
             literal=literal,
         )
 
+    def send_end(self) -> Steps:
+        """Send an empty message to every peer that is connected, or to the first that will be.
+
+        Raises:
+            UnavailableError, DeliveryError: as of `Push.send`.
+        """
+        yield from self.flush()
+        deadline = time.monotonic() + self._send_timeout_s
+        connect_deadline = time.monotonic() + self._connect_timeout_s
+        self.step(0.0)
+        while self.links.is_greeting or self.links.is_attempting:
+            if time.monotonic() >= connect_deadline:
+                break
+            yield self._patience_s(connect_deadline)
+        if not self._channels:
+            yield from self._write(deque([memoryview(header(0))]), deque([HEADER_BYTES]))
+            return
+        for channel in list(self._channels):
+            while channel.is_open and not channel.is_usable:
+                if time.monotonic() >= deadline:
+                    raise UnavailableError(f"no answer from {channel.link.peer}")
+                yield self._patience_s(deadline)
+            if channel.is_open:
+                left, sizes = deque([memoryview(header(0))]), deque([HEADER_BYTES])
+                yield from self._give(channel, left, sizes, deadline)
+
     def flush_run(self) -> Steps:
         """Send the run of small messages.
 
@@ -202,13 +228,25 @@ class Sender(ProducerChannels):
             if channel is None:
                 self._raise_if_lost(len(sizes))
                 raise self._unavailable(size_bytes)
-            if channel.state is ChannelState.UNDECIDED:
-                channel.state = ChannelState.PLAIN
-            prefix = LITERAL if literal and channel.state is ChannelState.OPEN else b""
-            if self._is_safe and channel.stream is not None:
-                yield from self._entrust(channel, channel.stream, left, sizes, prefix, deadline)
-            else:
-                yield from self._hand_over(channel, left, sizes, prefix, deadline)
+            yield from self._give(channel, left, sizes, deadline, literal=literal)
+
+    def _give(
+        self,
+        channel: Channel,
+        left: deque[memoryview],
+        sizes: deque[int],
+        deadline: float,
+        *,
+        literal: bool = False,
+    ) -> Steps:
+        """Give whole messages to one connection, as far as it takes them."""
+        if channel.state is ChannelState.UNDECIDED:
+            channel.state = ChannelState.PLAIN
+        prefix = LITERAL if literal and channel.state is ChannelState.OPEN else b""
+        if self._is_safe and channel.stream is not None:
+            yield from self._entrust(channel, channel.stream, left, sizes, prefix, deadline)
+        else:
+            yield from self._hand_over(channel, left, sizes, prefix, deadline)
 
     def _entrust(
         self,

@@ -1,11 +1,11 @@
 """The `lclstream streamer` command."""
 
 import argparse
-import json
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lclstream.streamer.verbs import add_parser, add_verbs, positive
 
 if TYPE_CHECKING:
     from lclstream.streamer.config import Parameters
@@ -16,8 +16,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = Path("lclstreamer.yaml")
 
 DESCRIPTION = """\
-Read detector events, batch them, turn each batch into one message (an HDF5 file in memory)
-and send the messages to a socket or write them to files, as a configuration file says.
+Read detector events, batch them, turn each batch into messages (HDF5 files in memory, or another
+format) and send these to sockets or write them to files, as a configuration file says. Reads the
+configurations of every version of lclstreamer.
 """
 EXAMPLE = """\
 example:
@@ -34,51 +35,16 @@ SIGTERM and Ctrl-C finish the batch under way and deliver it.
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `streamer` and its verbs."""
-    streamer = _parser(commands, "streamer", "read events and stream them", DESCRIPTION, EXAMPLE)
+    streamer = add_parser(commands, "streamer", "read events and stream them", DESCRIPTION, EXAMPLE)
     verbs = streamer.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    verb = _parser(
+    verb = add_parser(
         verbs, "run", "stream events", RUN_DESCRIPTION,
         "example:\n  mpiexec -n 4 lclstream streamer run -c lclstreamer.yaml -n 100\n",
     )  # fmt: skip
     add_run_options(verb)
 
-    verb = _parser(
-        verbs, "check", "look for mistakes in a configuration, without running it",
-        "Print every mistake at once: field, value, what is allowed. Exit 0 when there is none,"
-        " else 2.",
-        "example:\n  lclstream streamer check lclstreamer.yaml\n",
-    )  # fmt: skip
-    verb.add_argument("config", type=Path, help="configuration file, YAML or JSON")
-    verb.set_defaults(run=check)
-
-    verb = _parser(
-        verbs, "list", "show what a configuration can name",
-        "List the event sources, data sources, processing pipelines, serializers and handlers,"
-        " or the fields of one of them.",
-        "example:\n  lclstream streamer list\n"
-        "  lclstream streamer list SimulatedDetectorEventSource\n",
-    )  # fmt: skip
-    verb.add_argument("type", nargs="?", help="show the fields of this one")
-    verb.set_defaults(run=list_types)
-
-    verb = _parser(
-        verbs, "inspect", "show what is in XTC2 or HDF5 files",
-        "List the detectors and fields of XTC2 files, or the datasets of HDF5 files: the names"
-        " that data sources can read.",
-        "example:\n  lclstream streamer inspect run7.xtc2\n",
-    )  # fmt: skip
-    verb.add_argument("source", help="source_identifier: files, separated by commas")
-    verb.set_defaults(run=inspect)
-
-    verb = _parser(
-        verbs, "convert", "bring an old configuration into today's form",
-        "Print a configuration of any earlier version in the present form, all defaults spelled"
-        " out, as JSON (which is YAML too). Says on stderr what was changed.",
-        "example:\n  lclstream streamer convert old.yaml > lclstreamer.json\n",
-    )  # fmt: skip
-    verb.add_argument("config", type=Path, help="configuration file, YAML or JSON")
-    verb.set_defaults(run=convert)
+    add_verbs(verbs)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +58,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="events that each rank reads at most; 0 = all (default)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=_positive, metavar="N",
+        "--workers", type=positive, metavar="N",
         help="threads of each rank that apply the steps of the pipeline (default: as configured)",
     )  # fmt: skip
     parser.add_argument(
@@ -171,69 +137,12 @@ def adapted(parameters: "Parameters", options: argparse.Namespace) -> "Parameter
 
 
 def _notice(parameters: "Parameters", place: "Place") -> None:
+    from lclstream.streamer.config.checks import advice_for_ranks
+
     # Every rank reads the same file; one says it.
-    for notice in parameters.notices if place.rank == 0 else ():
+    notices = [*parameters.notices, *advice_for_ranks(parameters, place.size)]
+    for notice in notices if place.rank == 0 else ():
         logger.warning("configuration_notice", extra={"notice": notice})
-
-
-def check(options: argparse.Namespace) -> int:
-    """Load a configuration and say what is wrong with it."""
-    from lclstream.streamer.config import load_parameters
-
-    parameters = load_parameters(options.config)
-    for notice in parameters.notices:
-        print(f"notice: {notice}", file=sys.stderr)  # noqa: T201
-    print(f"{options.config}: no problems found")  # noqa: T201
-    return 0
-
-
-def convert(options: argparse.Namespace) -> int:
-    """Print a configuration in the present form."""
-    from lclstream.streamer.config import load_parameters
-
-    parameters = load_parameters(options.config)
-    for notice in parameters.notices:
-        print(f"notice: {notice}", file=sys.stderr)  # noqa: T201
-    print(json.dumps(parameters.model_dump(mode="json"), indent=2))  # noqa: T201
-    return 0
-
-
-def inspect(options: argparse.Namespace) -> int:
-    """Print what files hold."""
-    if options.source.endswith((".h5", ".hdf5", ".cxi", ".nxs")):
-        from lclstream.streamer.sources.hdf5 import describe
-    else:
-        from lclstream.streamer.sources.xtc2_info import describe
-    for line in describe(options.source):
-        print(line)  # noqa: T201
-    return 0
-
-
-def list_types(options: argparse.Namespace) -> int:
-    """Print what a configuration can name."""
-    from lclstream.streamer.config.catalogue import describe_all, describe_one
-
-    print(describe_one(options.type) if options.type else describe_all())  # noqa: T201
-    return 0
-
-
-def _parser(
-    group: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    summary: str,
-    description: str,
-    epilog: str,
-) -> argparse.ArgumentParser:
-    return group.add_parser(
-        name, help=summary, description=description, epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a number, 1 or more, got {text!r}")
-    return int(text)
 
 
 def _count(text: str) -> int:

@@ -26,6 +26,7 @@ from lclstream.streamer.handlers import Handler, open_handlers
 from lclstream.streamer.pacing import paced
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
+from lclstream.streamer.requirements import require_everything
 from lclstream.streamer.serializers import open_serializer
 from lclstream.streamer.steps import Steps
 from lclstream.streamer.stopping import StopRequest
@@ -70,6 +71,7 @@ class Pipeline:
                 connected.
             DeliveryError: messages could not be delivered; says how many.
         """
+        require_everything(self._parameters)
         source = open_event_source(self._parameters, self._place.rank, self._place.size)
         with closing(source):
             # One that waits for what is still to come must hear of the wish to end.

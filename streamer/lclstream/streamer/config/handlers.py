@@ -58,7 +58,8 @@ class BinaryDataStreamingDataHandlerConfig(HandlerModel):
     mirror: bool = False
     """Whether every url gets every message, instead of a share of them."""
     end_of_stream: bool = False
-    """Whether each rank sends an empty message to each of its urls when it has sent everything."""
+    """Whether each rank, when it has sent everything, sends an empty message: with nng to all its
+    receivers, with zmq as many as it has urls."""
     identity: str = ""
     """Folder with `id.crt`, `id.key` and `ca.crt` for `tls+tcp`; in a job of a transfer that of the
     job, unless another one is given."""
@@ -99,6 +100,16 @@ class BinaryDataStreamingDataHandlerConfig(HandlerModel):
             if not url.startswith("ipc://") and len(port_range(url)) > 1:
                 raise ValueError(f"{url!r}: only a server can have a range of ports")
         return self
+
+    def advice_for_ranks(self, ranks: int) -> Iterator[str]:
+        """Yield where more ranks listen than can on one host."""
+        at_one = -(-ranks // len(self.urls)) if self.distribute else ranks
+        for url in self.urls if self.role == "server" else ():
+            if url.startswith("ipc://") or len(port_range(url)) < at_one:
+                yield (
+                    f"{at_one} ranks listen at {url}, which on one host only one can; give a range"
+                    " of ports (tcp://HOST:FIRST-LAST), or more urls and distribute: true"
+                )
 
 
 class CrystfelRequestDataHandlerConfig(HandlerModel):
@@ -144,8 +155,9 @@ def port_range(url: str) -> range:
         ValueError: it is not of the form `tcp://HOST:PORT` or `tcp://HOST:FIRST-LAST`.
     """
     host, _, ports = url.partition("://")[2].rpartition(":")
-    first, _, last = ports.partition("-")
-    numbers = [each for each in (first, last or first) if each.isascii() and each.isdigit()]
+    first, dash, last = ports.partition("-")
+    ends = (first, last if dash else first)
+    numbers = [each for each in ends if each.isascii() and each.isdigit()]
     if not host or len(numbers) < 2 or not int(numbers[0]) <= int(numbers[1]) < 65536:
         raise ValueError(f"{url!r} must be tcp://HOST:PORT")
     return range(int(numbers[0]), int(numbers[1]) + 1)

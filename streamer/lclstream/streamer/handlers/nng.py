@@ -66,16 +66,9 @@ class NngPushHandler:
             UnavailableError: nobody took the end of the stream.
         """
         if complete and self._config.end_of_stream:
-            self._send_ends()
+            self._push.send_end()
         self._push.close(self._config.flush_timeout_s)
 
     def abort(self) -> None:
         """Close the connections without waiting."""
         self._push.abort()
-
-    def _send_ends(self) -> None:
-        self._push.flush()
-        for _ in self._push.urls:
-            # Each goes to the connection that has waited the longest.
-            self._push.send(b"")
-            self._push.flush()

@@ -141,7 +141,9 @@ def open_url(opened: "zmq.Socket[bytes]", url: str, *, listens: bool) -> str:
             if error.errno == errno.EADDRINUSE and each != _single(url)[-1]:
                 continue
             verb = "listen on" if listens else "connect to"
-            raise InvalidConfigError(f"cannot {verb} {url}: {error.strerror}") from None
+            raise InvalidConfigError(
+                f"cannot {verb} {url}: {zmq.strerror(error.errno or 0)}"
+            ) from None
         break
     return opened.get_string(zmq.LAST_ENDPOINT) if listens else url
 
