@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
-
-from pydantic.main import IncEx
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lclstream.streamer.config import Parameters
 
 # Where the data go, and how many threads make them, changes nothing in them.
-LEFT_OUT: IncEx = {
+LEFT_OUT: dict[str, Any] = {
     "data_handlers": True,
     "workers": True,
     "data_serializer": {"compression_threads", "n_threads", "threads"},
