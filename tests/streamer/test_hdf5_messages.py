@@ -1,7 +1,7 @@
 """HDF5 messages: what goes in comes out, for every codec; and the messages of upstream."""
 
-import io
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.streamer.hdf5_messages import filters, messages_of, opened, parameters_of
+from tests.streamer.serializing import STAMP, Given, document_of, events
 
 from lclstream.core.errors import InvalidConfigError
-from lclstream.streamer.batching import Batcher
-from lclstream.streamer.config import Parameters, load_parameters, parse_parameters
-from lclstream.streamer.data_sources import Extractor
-from lclstream.streamer.events import Event, Value
-from lclstream.streamer.rank import Place
-from lclstream.streamer.serializers import Serializer, open_serializer
-from lclstream.streamer.steps import Steps
+from lclstream.streamer.config import load_parameters, parse_parameters
+from lclstream.streamer.config.canonical import canonical_json
+from lclstream.streamer.events import Event
 
 SHAPE = (2, 16, 33)
 CODECS: dict[str | None, dict[str, tuple[int, ...]]] = {
@@ -33,46 +31,13 @@ CODECS: dict[str | None, dict[str, tuple[int, ...]]] = {
 }
 
 
-class Given:
-    """Readings that a test gives."""
-
-    def __init__(self, values: Mapping[str, Value | None]) -> None:
-        self._values = values
-
-    def read(self, name: str, field: str) -> Value | None:
-        return self._values[f"{name}.{field}" if field else name]
-
-
-def events(values: list[dict[str, Value | None]], run: int = 3) -> Iterator[Event]:
-    for index, each in enumerate(values):
-        yield Event(
-            timestamp=(1 << 63) + index,
-            index=index,
-            run=run,
-            experiment="tst000124",
-            readings=Given(each),
-        )
-
-
-def parameters_of(names: list[str], batch_size: int, **serializer: Any) -> Parameters:
-    return parse_parameters(
-        {
-            "source_identifier": "x",
-            "event_source": {"type": "InternalEventSource", "number_of_events_to_generate": 1},
-            "data_sources": {name: {"type": "EventValue", "name": name} for name in names},
-            "processing_pipeline": {"type": "BatchProcessingPipeline", "batch_size": batch_size},
-            "data_serializer": {"type": "HDF5BinarySerializer", **serializer},
-        }
-    )
-
-
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_masks_name_the_datasets_that_they_speak_of(compression: str | None) -> None:
     paths = {"a": "/data/frame", "b.c": "deep/er/"}
     parameters = parameters_of(list(paths), 2, fields=paths, compression=compression)
-    values: list[dict[str, Value | None]] = [{"a": 1.5, "b.c": None}]
+    values: list[Given] = [{"a": 1.5, "b.c": None}]
     (payload,) = messages_of(parameters, events(values))
-    with h5py.File(io.BytesIO(payload)) as file:
+    with opened(payload) as file:
         masks = file["lclstream/valid"]
         assert {name: masks[name].attrs["dataset"] for name in masks} == {
             "a": "/data/frame",
@@ -83,42 +48,7 @@ def test_masks_name_the_datasets_that_they_speak_of(compression: str | None) -> 
         assert "deep" not in file
 
 
-def messages_of(parameters: Parameters, given_events: Iterator[Event]) -> list[bytes]:
-    """Return the messages of some events, each made in a batch that was used before."""
-    serializer = open_serializer(parameters, Place(1, 3))
-    extractor = Extractor(parameters, list(serializer.labels))
-    steps = Steps(parameters)
-    batch_size = parameters.processing_pipeline.batch_size
-    batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, serializer.new_batch)
-    found: list[bytes] = []
-    for event in given_events:
-        values = extractor.extract(event)
-        after = None if values is None else steps.apply(event, values)
-        if after is not None:
-            batches = batcher.add(event, after)
-            found += sent(serializer, batches, len(found))
-    return found + sent(serializer, batcher.finish(), len(found))
-
-
-def sent(serializer: Serializer, batches: Iterator[Any], first: int) -> list[bytes]:
-    found = []
-    for number, batch in enumerate(batches, first):
-        batch.sequence = number
-        found += [message.tobytes() for message in serializer.messages(batch)]
-    return found
-
-
-def opened(message: bytes) -> h5py.File:
-    return h5py.File(io.BytesIO(message), "r")
-
-
-def filters(dataset: h5py.Dataset) -> dict[str, tuple[int, ...]]:
-    creation = dataset.id.get_create_plist()
-    found = (creation.get_filter(number) for number in range(creation.get_nfilters()))
-    return {str(code): values for code, _, values, _ in found}
-
-
-def frames(count: int) -> list[dict[str, Value | None]]:
+def frames(count: int) -> list[Given]:
     generator = np.random.default_rng(1)
     return [
         {
@@ -149,12 +79,13 @@ def test_every_codec_gives_back_what_it_got(codec: str | None) -> None:
             own = file["lclstream"]
             assert own["sequence"][...] == [sequence]
             assert not filters(own["event_index"])
-            assert own["step"][...].tolist() == [0] * len(frame)
+
             for row in range(len(frame)):
                 wanted = values[index]
                 assert np.array_equal(frame[row], np.asarray(wanted["frame"]))
                 assert own["event_index"][row] == index
-                assert own["timestamp"][row] == (1 << 63) + index
+                assert own["timestamp"][row] == STAMP + index
+                assert own["step"][row] == index // 2
                 assert own["valid/energy"][row] == (wanted["energy"] is not None)
                 assert own["valid/frame"][row] == 1
                 energy = file["energy"][row]
@@ -166,7 +97,7 @@ def test_every_codec_gives_back_what_it_got(codec: str | None) -> None:
 
 
 def test_zfp_keeps_time_stamps_and_small_numbers() -> None:
-    values: list[dict[str, Value | None]] = [
+    values: list[Given] = [
         {"frame": np.full((4, 8), 1.5, np.float32), "stamp": np.uint64((1 << 63) + 12345)}
     ] * 2
     (message,) = messages_of(
@@ -181,7 +112,7 @@ def test_zfp_keeps_time_stamps_and_small_numbers() -> None:
 
 @pytest.mark.parametrize("count", [1, 64, 65, 500])
 def test_batches_of_many_small_events(count: int) -> None:
-    values: list[dict[str, Value | None]] = [
+    values: list[Given] = [
         {"spectrum": np.arange(3, dtype=np.uint8) + index % 200, "energy": float(index)}
         for index in range(count)
     ]
@@ -216,7 +147,7 @@ def test_layouts() -> None:
 
 
 def test_form_changes_close_the_batch_and_lose_nothing() -> None:
-    values: list[dict[str, Value | None]] = [
+    values: list[Given] = [
         {"a": None, "b": 1},
         {"a": None, "b": 2},
         {"a": np.zeros(3), "b": 3},
@@ -238,7 +169,7 @@ def test_form_changes_close_the_batch_and_lose_nothing() -> None:
 
 
 def test_missing_readings_are_filled_as_documented() -> None:
-    first: dict[str, Value | None] = {
+    first: Given = {
         "i4": np.int32(1), "i1": np.int8(1), "u2": np.uint16(1), "f4": np.float32(1),
         "s": "long text", "c": np.complex64(1),
     }  # fmt: skip
@@ -265,7 +196,7 @@ def test_any_form_comes_back(
     dtype: str, shape: tuple[int, ...], batch_size: int, count: int, codec: str | None
 ) -> None:
     generator = np.random.default_rng(count)
-    values: list[dict[str, Value | None]] = [
+    values: list[Given] = [
         {"odd": np.uint8(index), "x": np.asarray(generator.integers(0, 2, shape)).astype(dtype)}
         for index in range(count)
     ]
@@ -298,7 +229,7 @@ GOLDEN: dict[str, type[np.floating[Any]]] = {
 def test_golden_messages_of_upstream(vectors: Path, folder: str) -> None:
     """Our messages for the same events and configuration hold what the golden ones hold."""
     source = GOLDEN[folder]
-    values: list[dict[str, Value | None]] = []
+    values: list[Given] = []
     for index in range(5):
         frame = np.random.default_rng(1000 + index).poisson(2.0, (2, 16, 32)).astype(source)
         wave = 1.30 + 0.001 * index
@@ -353,3 +284,57 @@ def compare(message: bytes, path: Path, source: type[np.floating[Any]]) -> None:
                 assert np.array_equal(mine[...], golden[...])
             if mine.dtype == golden.dtype:
                 assert filters(mine) == filters(golden)
+
+
+# Where the messages come from.
+
+
+def test_messages_say_where_they_come_from() -> None:
+    document = document_of(["a", "b"], 2, type="HDF5BinarySerializer", compression="gzip")
+    document["data_sources"]["a"]["units"] = "keV"
+    document["data_handlers"] = [{"type": "BinaryFileWritingDataHandler", "file_prefix": "xyz"}]
+    parameters = parse_parameters(document)
+    values: list[Given] = [{"a": 1.0, "b": 2.0}] * 2
+    (message,) = messages_of(parameters, events(values, run=11))
+    with opened(message) as file:
+        own = dict(file["lclstream"].attrs)
+        assert dict(file["a"].attrs) == {"units": "keV"}
+        assert not file["b"].attrs
+    configuration = own.pop("configuration")
+    assert own.pop("configuration_sha256") == hashlib.sha256(configuration.encode()).hexdigest()
+    versions = json.loads(own.pop("versions"))
+    assert versions["h5py"] == h5py.__version__
+    assert set(versions) == {"lclstream", "numpy", "h5py", "hdf5"}
+    assert own == {
+        "experiment": "tst000124", "format": 1, "rank": 1, "ranks": 3, "run": 11,
+        "source_identifier": "exp=tst000124,run=3",
+    }  # fmt: skip
+    # It is the whole configuration, apart from where the messages go and who makes them.
+    assert "xyz" not in configuration
+    document["data_serializer"]["compression_threads"] = 7
+    document["data_handlers"] = []
+    assert canonical_json(parse_parameters(document)) == configuration
+    again = json.loads(configuration)
+    assert again["data_serializer"]["compression"] == "gzip"
+    assert parse_parameters(again).data_sources == parameters.data_sources
+
+
+def test_without_identification_there_is_nothing_but_data() -> None:
+    document = document_of(["a"], 2, type="HDF5BinarySerializer", identification=False)
+    document["data_sources"]["a"]["units"] = "keV"
+    values: list[Given] = [{"a": np.zeros((100, 100))}, {"a": None}, {"a": np.ones((100, 100))}]
+    for message in messages_of(parse_parameters(document), events(values)):
+        with opened(message) as file:
+            assert list(file) == ["a"]
+            assert not file["a"].attrs
+            assert not file.attrs
+
+
+def test_steps_of_a_scan_are_sent() -> None:
+    values: list[Given] = [{"a": float(index)} for index in range(5)]
+    messages = messages_of(parameters_of(["a"], 3), events(values))
+    found: list[int] = []
+    for message in messages:
+        with opened(message) as file:
+            found += file["lclstream/step"][...].tolist()
+    assert found == [0, 0, 1, 1, 2]

@@ -54,7 +54,7 @@ class HDF5BinarySerializer:
         paths = config.paths(parameters)
         self.labels = tuple(name for name in parameters.labels if name in paths)
         """The values that are sent, in order."""
-        sources = parameters.data_sources.items()
+        sources = parameters.sources_by_label.items()
         self._recipe = Recipe(
             paths=paths,
             units={label: source.units for label, source in sources if source.units},

@@ -1,6 +1,5 @@
 """Where the messages of a rank come from, as attributes of the group `/lclstream`."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -10,33 +9,23 @@ import numpy as np
 
 from lclstream.streamer.batching import Form
 from lclstream.streamer.config import Parameters
+from lclstream.streamer.config.canonical import canonical_json, configuration_hash
 from lclstream.streamer.rank import Place
 
 FORMAT_VERSION = 1
-
-
-def canonical_json(parameters: Parameters) -> str:
-    """Return the part of a configuration that decides what the messages hold.
-
-    Two configurations with the same text give the same data; where these go is not in it. Keys
-    are in alphabetical order, defaults are written out.
-    """
-    content = parameters.model_dump(mode="json", exclude={"data_handlers"})
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class Provenance:
     """The attributes of the messages of one rank."""
 
     def __init__(self, parameters: Parameters, place: Place) -> None:
-        configuration = canonical_json(parameters)
         self._common: dict[str, object] = {
             "format": np.uint32(FORMAT_VERSION),
             "rank": np.uint32(place.rank),
             "ranks": np.uint32(place.size),
             "source_identifier": parameters.source_identifier,
-            "configuration": configuration,
-            "configuration_sha256": hashlib.sha256(configuration.encode()).hexdigest(),
+            "configuration": canonical_json(parameters),
+            "configuration_sha256": configuration_hash(parameters),
             "versions": json.dumps(versions()),
         }
 
