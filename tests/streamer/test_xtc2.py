@@ -29,6 +29,7 @@ from lclstream.streamer.events import Event, open_event_source
 from lclstream.streamer.sources.xtc2 import Xtc2EventSource
 from lclstream.streamer.sources.xtc2_file import Xtc2File
 from lclstream.streamer.sources.xtc2_format import Field, FieldType, Names, Service, later
+from lclstream.streamer.sources.xtc2_index_writer import write_index
 from lclstream.streamer.sources.xtc2_info import describe
 from lclstream.streamer.sources.xtc2_writer import Xtc2Writer, encode_dgram
 
@@ -311,6 +312,13 @@ def test_a_listing_says_what_is_there(tmp_path: Path) -> None:
     assert cameras[1] == "  cam[1] (cspad serial1) raw 2.3.42: arrayRaw int32 rank 2; in 3 events"
     assert [line.rpartition(" in ")[2] for line in cameras] == ["2 events", "3 events", "3 events"]
     assert any("label text, pulse uint64, energy float32" in line for line in lines)
+    assert "  epics[0] (epics ) raw 2.0.0: gas float64, note text; in 2 transitions" in lines
+    assert lines[-2:] == ["  epics gas: GDET:FEE1:241", "  epics note: CXI:NOTE"]
+    assert list(describe(f"exp={EXPERIMENT},run={RUN},live,dir={tmp_path}")) == lines
+    with pytest.raises(InvalidConfigError, match=r"no tst000124-r0006-.* so far"):
+        list(describe(f"exp={EXPERIMENT},run=6,live,dir={tmp_path}"))
+    smalldata = write_index([path])
+    assert f"  index: {smalldata}" in describe(str(path))
     path.write_bytes(path.read_bytes()[:-1])
     assert any(line.startswith("  cut off: 23 bytes from byte") for line in describe(str(path)))
 

@@ -53,10 +53,18 @@ class _Part(NamedTuple):
     """Where one segment's values of a field are."""
 
     segment: int
-    stream: int
-    names_id: int
+    key: tuple[int, int]
+    """Its stream and `names_id`."""
     place: int
     names: Names
+
+    @property
+    def stream(self) -> int:
+        return self.key[0]
+
+    @property
+    def names_id(self) -> int:
+        return self.key[1]
 
     @property
     def type(self) -> FieldType:
@@ -86,7 +94,8 @@ class Layout:
         """Take in what the streams' Configure dgrams announced together."""
         self._detectors: dict[str, list[tuple[int, Names]]] = {}
         self._variables: dict[str, tuple[str, str]] = {}
-        self._plans: dict[tuple[str, str], Plan] = {}
+        self.plans: dict[tuple[str, str], Plan] = {}
+        """What was asked for so far."""
         aliases: dict[str, str] = {}
         for stream in streams:
             for names in stream.names.values():
@@ -138,9 +147,9 @@ class Layout:
         Raises:
             InvalidConfigError: the run does not have it; says what is there instead.
         """
-        plan = self._plans.get((name, field))
+        plan = self.plans.get((name, field))
         if plan is None:
-            plan = self._plans[name, field] = self._made_plan(name, field)
+            plan = self.plans[name, field] = self._made_plan(name, field)
         return plan
 
     def _made_plan(self, name: str, field: str) -> Plan:
@@ -170,7 +179,7 @@ class Layout:
         if detector not in self._detectors and one:
             detector, wanted = one[1], int(one[2])
         parts = [
-            _Part(names.segment, stream, names.names_id, names.index[field], names)
+            _Part(names.segment, (stream, names.names_id), names.index[field], names)
             for stream, names in self._detectors.get(detector, ())
             if names.algorithm == algorithm and field in names.index
         ]
@@ -240,12 +249,15 @@ class Xtc2Readings:
     Arrays are views of the mapped files where a detector has one segment; they stay valid.
     """
 
-    __slots__ = ("_dgrams", "_found", "_reading", "_situation")
+    __slots__ = ("_dgrams", "_found", "_places", "_plans", "_reading", "_situation")
 
     def __init__(self, situation: Situation, dgrams: Mapping[int, Dgram], reading: Reading) -> None:
         """Take what an event consists of: its dgrams by the number of their stream."""
         self._situation, self._dgrams, self._reading = situation, dgrams, reading
-        self._found: dict[int, dict[int, ShapesData | Place]] = {}
+        self._plans = situation.layout.plans
+        self._places: dict[int, dict[int, Place]] = {}
+        """Of the streams that were looked into."""
+        self._found: dict[tuple[int, int], ShapesData] = {}
 
     def read(self, name: str, field: str) -> Value | None:
         """Return one reading, None when it is missing from this event.
@@ -262,12 +274,12 @@ class Xtc2Readings:
             InvalidConfigError: the run has no such detector or field at all.
             DecodeError: the event is damaged.
         """
-        plan = self._situation.layout.plan(name, field)
+        plan = self._plans.get((name, field)) or self._situation.layout.plan(name, field)
         try:
             if plan.is_plain:
                 # The usual case, and the same as the others for it.
                 part = plan.parts[0]
-                contribution = self._contribution(part)
+                contribution = self._found.get(part.key) or self._contribution(part)
                 if contribution is not None and not contribution.damage:
                     return contribution.at(part.place)
             return self._read(plan)
@@ -303,16 +315,18 @@ class Xtc2Readings:
 
     def _contribution(self, part: _Part) -> ShapesData | None:
         """Return a segment's contribution to the event."""
-        found = self._found.get(part.stream)
+        found = self._found.get(part.key)
         if found is None:
-            dgram = self._dgrams.get(part.stream)
-            found = self._found[part.stream] = {} if dgram is None else dict(dgram.places())
-        place = found.get(part.names_id)
-        if not isinstance(place, tuple):
-            return place
-        contribution = ShapesData(self._dgrams[part.stream].window, part.names, *place)
-        found[part.names_id] = contribution
-        return contribution
+            stream = part.stream
+            if stream not in self._places:
+                dgram = self._dgrams.get(stream)
+                self._places[stream] = {} if dgram is None else dgram.places()
+            place = self._places[stream].get(part.names_id)
+            if place is None:
+                return None
+            found = ShapesData(self._dgrams[stream].window, part.names, *place)
+            self._found[part.key] = found
+        return found
 
 
 def _value(plan: Plan, found: Sequence[_Found | None], reading: Reading) -> Value | None:
