@@ -37,7 +37,7 @@ def _as_dtype(value: Any) -> Any:
     return _DTYPE_ALIASES.get(name, name)
 
 
-DTypeOrAlias = Annotated[DType, BeforeValidator(_as_dtype, json_schema_input_type=str)]
+DTypeOrAlias = Annotated[DType, BeforeValidator(_as_dtype, json_schema_input_type=DType | str)]
 """A dtype by our name or any that numpy has for it."""
 
 

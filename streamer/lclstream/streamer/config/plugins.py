@@ -32,6 +32,11 @@ class Plugin:
         """The packages, for people: `name version (module:Class)`."""
         return " and ".join(f"{_package(entry)} ({entry.value})" for entry in self.entries)
 
+    @property
+    def package(self) -> str:
+        """The package that offers it, with its version."""
+        return _package(self.entries[0])
+
     def load(self, base: type[BaseModel]) -> type[BaseModel]:
         """Return its model.
 

@@ -13,12 +13,15 @@ imported only when a configuration asks for it, so that a missing library concer
 `docs/how-to/add-to-the-streamer.md` shows a whole package.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from lclstream.streamer.config.choices import Choice, Finding, Section, implementation_of
+
+if TYPE_CHECKING:
+    from lclstream.streamer.config import Parameters
 
 __all__ = [
     "SECTIONS",
@@ -206,6 +209,11 @@ class SerializerModel(Choice):
     )
     type: str
 
+    def names_in_messages(self, parameters: "Parameters") -> dict[str, str]:
+        """Return the values that are sent, and what each is called in the messages."""
+        fields = getattr(self, "fields", None) or {label: label for label in parameters.labels}
+        return {label: fields[label] for label in parameters.labels if label in fields}
+
 
 class HandlerModel(Choice):
     """Where messages go."""
@@ -223,6 +231,11 @@ class HandlerModel(Choice):
         },
     )
     type: str
+
+    def advice_for_ranks(self, ranks: int) -> Iterator[str]:
+        """Yield what several ranks are probably not meant to do with it, one sentence each."""
+        del ranks
+        return iter(())
 
 
 SECTIONS: tuple[type[Choice], ...] = (
