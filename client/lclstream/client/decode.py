@@ -6,7 +6,6 @@ identifies events, are decoded too; their events have no index, and a time stamp
 bring one.
 """
 
-import io
 from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lclstream.client.batches import Array, Batch, Event, Ragged
+from lclstream.client.views import View
 from lclstream.core.errors import DecodeError
 
 __all__ = ["Array", "Batch", "Event", "Payload", "Ragged", "decode"]
@@ -56,39 +56,11 @@ def decode(payload: Payload, fields: Collection[str] | None = None) -> Batch:
             f"expected an HDF5 message, got {len(view)} bytes that begin with {bytes(view[:8])!r}"
         )
     try:
-        with h5py.File(_View(view), "r") as file:
+        with h5py.File(View(view), "r") as file:
             return _batch(file, view, fields)
     except H5PY_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DecodeError(f"damaged HDF5 message of {len(view)} bytes: {reason}") from error
-
-
-class _View(io.RawIOBase):
-    """A message as a file, so that opening it does not copy it."""
-
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, into: memoryview) -> int:  # type: ignore[override]
-        part = self._view[self._at : self._at + len(into)]
-        into[: len(part)] = part
-        self._at += len(part)
-        return len(part)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._view)}[whence]
-        self._at = max(start + offset, 0)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
 
 
 def _batch(file: h5py.File, view: memoryview, fields: Collection[str] | None) -> Batch:
