@@ -33,7 +33,8 @@ from lclstream.streamer.sources.xtc2_format import (
     Service,
     later,
 )
-from lclstream.streamer.sources.xtc2_readings import Layout, Xtc2Readings
+from lclstream.streamer.sources.xtc2_layout import Layout
+from lclstream.streamer.sources.xtc2_readings import Xtc2Readings
 from lclstream.streamer.sources.xtc2_stream import Reading, Stream
 from lclstream.streamer.sources.xtc2_writer import Xtc2Writer, encode_dgram, encode_names
 

@@ -19,8 +19,9 @@ from lclstream.streamer.calibration.service import ServiceStore, default_cache
 from lclstream.streamer.calibration.stores import FileStore
 from lclstream.streamer.config.calibration import CalibrationConfig
 from lclstream.streamer.events import Readings, Value
-from lclstream.streamer.sources.xtc2_readings import Detector as Announced
-from lclstream.streamer.sources.xtc2_readings import Layout, Situation, Xtc2Readings
+from lclstream.streamer.sources.xtc2_layout import Detector as Announced
+from lclstream.streamer.sources.xtc2_layout import Layout
+from lclstream.streamer.sources.xtc2_readings import Situation, Xtc2Readings
 
 RAW, CALIB, IMAGE = "raw.raw", "raw.calib", "raw.image"
 

@@ -16,8 +16,9 @@ import numpy as np
 from lclstream.streamer.sources.xtc2_dgram import ShapesData
 from lclstream.streamer.sources.xtc2_files import Recording
 from lclstream.streamer.sources.xtc2_format import Service
+from lclstream.streamer.sources.xtc2_layout import Layout
 from lclstream.streamer.sources.xtc2_live import LiveStream
-from lclstream.streamer.sources.xtc2_readings import Layout, Situation
+from lclstream.streamer.sources.xtc2_readings import Situation
 from lclstream.streamer.sources.xtc2_stream import END, Reading, Stream
 
 _RUN_FIELDS = {"expt", "runnum"}

@@ -21,6 +21,15 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
+from lclstream.streamer.sources.xtc2_bookkeeping import (
+    CHUNKINFO,
+    EPICS_KEY,
+    EPICSINFO_KEY,
+    RUNINFO,
+    SCAN_KEY,
+    epics_names,
+    scan_names,
+)
 from lclstream.streamer.sources.xtc2_format import (
     DGRAM_HEADER,
     FIELD,
@@ -36,6 +45,16 @@ from lclstream.streamer.sources.xtc2_format import (
     XtcType,
     later,
 )
+
+__all__ = [
+    "EPICS_KEY",
+    "SCAN_KEY",
+    "Parts",
+    "Xtc2Writer",
+    "encode_dgram",
+    "encode_names",
+    "encode_shapes_data",
+]
 
 FIRST_NAMES_ID = 0x100
 TEXT_ALIGNMENT = 4
@@ -77,7 +96,7 @@ class Xtc2Writer:
         continues: bool = False,
     ) -> None:
         self.path, self.experiment, self.run = path, experiment, run
-        special = [_RUNINFO, *_epics_names(epics), *_scan_names(scan), _CHUNKINFO]
+        special = [RUNINFO, *epics_names(epics), *scan_names(scan), CHUNKINFO]
         described = [
             dataclasses.replace(names, names_id=FIRST_NAMES_ID + place)
             for place, names in enumerate([*special, *detectors])
@@ -109,7 +128,7 @@ class Xtc2Writer:
         """Write BeginRun, BeginStep with the values of the scan, and Enable, one ns apart."""
         self.run = self.run if run is None else run
         info = {"expt": self.experiment, "runnum": self.run}
-        self.transition(Service.BEGIN_RUN, timestamp, {_RUNINFO.key: info})
+        self.transition(Service.BEGIN_RUN, timestamp, {RUNINFO.key: info})
         self._begin_step(later(timestamp, 1), scan)
 
     def next_step(self, timestamp: int, scan: Values = NOTHING) -> None:
@@ -128,7 +147,7 @@ class Xtc2Writer:
         """
         info = {"chunkid": chunk, "filename": file_name}
         self.transition(Service.DISABLE, timestamp)
-        self.transition(Service.ENABLE, later(timestamp, 1), {_CHUNKINFO.key: info})
+        self.transition(Service.ENABLE, later(timestamp, 1), {CHUNKINFO.key: info})
 
     def end_run(self, timestamp: int) -> None:
         """Write Disable, EndStep and EndRun, one nanosecond apart."""
@@ -195,7 +214,7 @@ class Xtc2Writer:
             parts += encode_names(names)
         if self._pv_names:
             values = {"keys": ",".join(self._pv_names), **self._pv_names}
-            parts += encode_shapes_data(self._names[_EPICSINFO_KEY], values)
+            parts += encode_shapes_data(self._names[EPICSINFO_KEY], values)
         return encode_dgram(Service.CONFIGURE, timestamp, parts)
 
 
@@ -289,69 +308,3 @@ def _name(value: str) -> bytes:
 def _packed(version: Version) -> int:
     major, minor, micro = version
     return major << 16 | minor << 8 | micro
-
-
-def _text(name: str) -> Field:
-    return Field(name=name, type=FieldType.CHARSTR, rank=1)
-
-
-_RUNINFO = Names(
-    detector="runinfo",
-    detector_type="runinfo",
-    algorithm="runinfo",
-    version=(0, 0, 1),
-    fields=(_text("expt"), Field(name="runnum", type=FieldType.U4)),
-)
-_CHUNKINFO = Names(
-    detector="chunkinfo",
-    detector_type="chunkinfo",
-    algorithm="chunkinfo",
-    version=(0, 0, 1),
-    fields=(Field(name="chunkid", type=FieldType.U4), _text("filename")),
-)
-EPICS_KEY: Key = ("epics", 0, "raw")
-SCAN_KEY: Key = ("scan", 0, "raw")
-_EPICSINFO_KEY: Key = ("epicsinfo", 0, "epicsinfo")
-
-
-def _epics_names(epics: Mapping[str, tuple[str, FieldType]]) -> list[Names]:
-    if not epics:
-        return []
-    values = _variables({key: kind for key, (_, kind) in epics.items()})
-    return [
-        Names(
-            detector="epics",
-            detector_type="epics",
-            algorithm="raw",
-            version=(2, 0, 0),
-            fields=values,
-        ),
-        Names(
-            detector="epicsinfo",
-            detector_type="epicsinfo",
-            algorithm="epicsinfo",
-            version=(1, 0, 0),
-            fields=(_text("keys"), *(_text(key) for key in epics)),
-        ),
-    ]
-
-
-def _scan_names(scan: Mapping[str, FieldType]) -> list[Names]:
-    if not scan:
-        return []
-    return [
-        Names(
-            detector="scan",
-            detector_type="scan",
-            algorithm="raw",
-            version=(2, 0, 0),
-            fields=_variables(scan),
-        )
-    ]
-
-
-def _variables(kinds: Mapping[str, FieldType]) -> tuple[Field, ...]:
-    return tuple(
-        Field(name=key, type=kind, rank=int(kind is FieldType.CHARSTR))
-        for key, kind in kinds.items()
-    )
