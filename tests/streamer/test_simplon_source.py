@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zmq
 from tests.streamer.conftest import Start, wait_until
+from tests.streamer.serializing import STAMP, Given, events, parameters_of, whole_stream
 
 from lclstream.core.errors import DecodeError, InvalidConfigError, UnavailableError
 from lclstream.streamer import simplon
@@ -408,6 +409,57 @@ def test_mistakes_are_named(
         opened(document, identifier, **config)
 
 
+def stack(number: int, dtype: str) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(number).integers(3, 90, (2, 6, 8)).astype(dtype)
+
+
+DIALECTS: list[dict[str, Any]] = [
+    {"dialect": "stream2"},
+    {"dialect": "lclstreamer", "polarization_fraction": 1, "polarization_axis": [1, 0, 0],
+     "data_collection_rate": "120Hz", "detector_name": "jungfrau", "detector_type": "Area"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("serializer", DIALECTS, ids=["stream2", "lclstreamer"])
+@pytest.mark.parametrize("dtype", ["u2", "i2", "f4"])
+def test_what_our_own_streamer_sends_comes_back(
+    document: dict[str, Any], push: Push, dtype: str, serializer: dict[str, Any]
+) -> None:
+    given: list[Given] = [
+        {
+            "frame": None if number == 2 else stack(number, dtype),
+            "wavelength": np.float64(1.25 + number),
+            "peaks": np.arange(6, dtype="f4").reshape(3, 2) * number,
+            "name": "é" * number,
+            "absent": None if number % 2 else np.int32(-7),
+        }
+        for number in range(5)
+    ]
+    settings = {"type": "SimplonBinarySerializer", "data_source_to_serialize": "frame"}
+    parameters = parameters_of(given[0], 2, **settings, **serializer)
+    detector = push()
+    source = opened(document, address(detector), detector="jungfrau")
+    send(detector, *whole_stream(parameters, events(given)))
+    found = all_of(
+        source, ("jungfrau", "raw.calib"), ("wavelength", ""), ("peaks", ""), ("name", ""),
+        ("absent", ""),
+    )  # fmt: skip
+    assert len(found) == 5
+    for number, (event, (pixels, wavelength, peaks, name, absent)) in enumerate(found):
+        assert (event.timestamp, event.index, event.step) == (STAMP + number, number, number // 2)
+        assert (event.run, event.experiment) == (3, "tst000124")
+        if number == 2:
+            # Numbers that mean nothing are not told from others.
+            assert pixels is None or dtype == "u2"
+        else:
+            assert pixels.dtype == np.dtype(dtype)
+            assert np.array_equal(pixels, stack(number, dtype))
+        assert wavelength == 1.25 + number
+        assert np.array_equal(peaks, np.arange(6).reshape(3, 2) * number)
+        assert name == "é" * number
+        assert absent == (None if number % 2 else -7)
+
+
 def test_the_streamer_turns_a_series_into_files(
     document: dict[str, Any], push: Push, start: Start, tmp_path: Path
 ) -> None:
@@ -426,7 +478,7 @@ def test_the_streamer_turns_a_series_into_files(
     send(detector, start_of(number_of_images=4), *map(image, range(4)), end_of())
     assert process.wait(40) == 0, process.communicate()[1]
     frames = []
-    for path in sorted((tmp_path / "out").iterdir()):
+    for path in sorted((tmp_path / "out").glob("*.h5")):
         with h5py.File(path) as file:
             frames += list(file["frame"][...])
             assert file["lclstream/timestamp"].dtype == np.uint64

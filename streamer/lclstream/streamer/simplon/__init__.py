@@ -20,7 +20,6 @@ encode(EndMessage(series_id=7, series_unique_id="r7"))
 from lclstream.streamer.simplon.arrays import PackedArray
 from lclstream.streamer.simplon.cbor import Tagged
 from lclstream.streamer.simplon.messages import (
-    DateTime,
     EndMessage,
     ImageMessage,
     Message,
@@ -29,6 +28,7 @@ from lclstream.streamer.simplon.messages import (
     decode,
     encode,
 )
+from lclstream.streamer.simplon.values import DateTime
 
 __all__ = [
     "DateTime",

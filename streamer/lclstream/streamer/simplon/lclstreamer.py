@@ -17,6 +17,7 @@ import numpy as np
 from lclstream.core.errors import DecodeError
 from lclstream.streamer.simplon import cbor, compression
 from lclstream.streamer.simplon.arrays import MAX_ARRAY_BYTES, MAX_DIMENSIONS
+from lclstream.streamer.simplon.values import understood, written
 from lclstream.streamer.values import Array
 
 CONTROL, IMAGE = b"c", b"m"
@@ -50,6 +51,8 @@ class RunImage:
     run: str = ""
     dtype: np.dtype[np.generic] | None = None
     timestamp: int | None = None
+    shape: tuple[int, ...] | None = None
+    """Only messages of ours say it; those of others have that of the start."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Every key but the data as it was sent, in order."""
 
@@ -64,14 +67,15 @@ class RunImage:
             DecodeError: it is damaged or too large, or nothing says its dtype or shape.
         """
         dtype = self.dtype or start.dtype
-        if dtype is None or start.shape is None:
+        shape = self.shape or start.shape
+        if dtype is None or shape is None:
             raise DecodeError("image: neither it nor the start of the run says dtype and shape")
-        size = math.prod(start.shape) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         if size > limit:
             raise DecodeError(f"image of {size} bytes is above the limit of {limit}")
         block = BLOCK_ITEMS * dtype.itemsize
         content = compression.decompress_blocks(self.data, size, dtype.itemsize, block)
-        return content.view(dtype).reshape(start.shape)
+        return content.view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +121,7 @@ def decode(message: bytes | bytearray | memoryview) -> RunMessage:
     found = cbor.loads(view[1:] if has_prefix else view)
     if not isinstance(found, dict):
         raise DecodeError(f"a message is a map, not {type(found).__name__}")
+    found = {key: understood(each) for key, each in found.items()}
     kind = found.get("type")
     run = str(found.get("run_number", found.get("run", found.get("run_id", ""))))
     if kind == "start":
@@ -133,10 +138,11 @@ def encode(fields: Mapping[str, Any], prefix: bytes = b"") -> tuple[memoryview, 
 
     Args:
         fields: in the order of the dialect; `compressed_data` as
-            `compression.compress_blocks(image, BLOCK_ITEMS * image.itemsize).data`.
+            `compression.compress_blocks(image, BLOCK_ITEMS * image.itemsize).data`. Arrays may
+            stand among what the dialect does not know; they are tagged as in Stream V2.
         prefix: `CONTROL` or `IMAGE`; none for the variant that has none.
     """
-    return cbor.dumps(fields, prefix)
+    return cbor.dumps({key: written("", each) for key, each in fields.items()}, prefix)
 
 
 def _image(found: dict[str, Any], run: str) -> RunImage:
@@ -148,7 +154,11 @@ def _image(found: dict[str, Any], run: str) -> RunImage:
     if isinstance(stamp, int | float) and not 0 <= stamp < 1 << 64:
         raise DecodeError(f"image: timestamp must have 64 bits, got {stamp}")
     timestamp = int(stamp) if isinstance(stamp, int | float) else None
-    return RunImage(run=run, data=data, dtype=_dtype(found), timestamp=timestamp, fields=found)
+    own = found.get("lclstream")
+    shape = _shape(own) if isinstance(own, dict) else None
+    return RunImage(
+        run=run, data=data, dtype=_dtype(found), timestamp=timestamp, shape=shape, fields=found
+    )
 
 
 def _dtype(found: Mapping[str, Any]) -> np.dtype[np.generic] | None:

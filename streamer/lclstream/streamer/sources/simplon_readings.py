@@ -10,9 +10,10 @@ from lclstream.streamer import simplon
 from lclstream.streamer.config.more_sources import SimplonEventSourceConfig
 from lclstream.streamer.events import Value, unknown_reading
 from lclstream.streamer.simplon import lclstreamer
+from lclstream.streamer.sources.simplon_own import is_missing, own_words, restored
 from lclstream.streamer.values import Array
 
-START, IMAGE, USER_DATA = "start", "image", "user_data"
+START, IMAGE, USER_DATA, OWN = "start", "image", "user_data", "lclstream"
 FRAME_FIELDS = ("raw.raw", "raw.calib")
 # A detector may leave out any of these: then they are missing, not unknown.
 STANDARD = (
@@ -33,14 +34,15 @@ class ImageReadings:
 
     | name | field | value |
     |---|---|---|
-    | the detector | `raw.raw`, `raw.calib` | the image of the first channel |
-    | the detector | `raw.<channel>` | that of a channel |
+    | the detector | `raw.raw`, `raw.<channel>` | the image of the first channel, or of one |
+    | the detector | `raw.calib` | the frame that our own serializer made the image of |
     | `start` | a key, with `.` below it | what the start says; missing where it did not come |
     | `image` | a key | what the image says; times in seconds |
     | `user_data` | a key, with `.` below it | what the user added to the image |
+    | a label | | a value that our own serializer sent beside the image |
     """
 
-    __slots__ = ("_config", "_frames", "_image", "_start")
+    __slots__ = ("_config", "_frames", "_image", "_said", "_start")
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class ImageReadings:
         image: simplon.ImageMessage,
     ) -> None:
         self._config, self._start, self._image = config, start, image
+        self._said = own_words(image.user_data)
         self._frames: dict[str, Array] = {}
 
     def read(self, name: str, field: str) -> Value | None:
@@ -64,27 +67,35 @@ class ImageReadings:
         if name == START:
             return None if self._start is None else found_in(self._start.fields, field, limit)
         if name == IMAGE:
-            return self._said(field, limit)
+            return self._of_message(field, limit)
         if name == USER_DATA:
             return value_of(resolve(self._image.user_data, field), f"{USER_DATA}.{field}", limit)
-        raise unknown_reading(name, field, self._known())
+        return sent_beside(self._said, name, field, limit, self._known())
 
     def _frame(self, field: str) -> Array | None:
         channel = field.removeprefix("raw.")
         if field in FRAME_FIELDS and channel not in self._image.data:
             channel = next(iter(self._image.data), "")
-        if channel in self._frames:
-            return self._frames[channel]
         packed = self._image.data.get(channel)
         if packed is None:
             announced = self._start.fields.get("channels") if self._start is not None else ()
             if field in FRAME_FIELDS or (isinstance(announced, list) and channel in announced):
                 return None
             raise unknown_reading(self._config.detector, field, self._known())
-        self._frames[channel] = packed.unpack(self._config.max_image_bytes)
-        return self._frames[channel]
+        if channel not in self._frames:
+            self._frames[channel] = packed.unpack(self._config.max_image_bytes)
+        image = self._frames[channel]
+        if is_missing(image, self._said):
+            return None
+        is_changed = field == "raw.calib" and channel != "calib"
+        return restored(image, self._said, self._frame_shape) if is_changed else image
 
-    def _said(self, field: str, limit: int) -> Value | None:
+    @property
+    def _frame_shape(self) -> object:
+        said = None if self._start is None else self._start.fields.get(USER_DATA)
+        return own_words(said).get("frame_shape")
+
+    def _of_message(self, field: str, limit: int) -> Value | None:
         if field in TIMES:
             time = getattr(self._image, field)
             return None if time is None else np.float64(time.numerator / time.denominator)
@@ -95,12 +106,11 @@ class ImageReadings:
     def _known(self) -> dict[str, list[str]]:
         channels = [f"raw.{channel}" for channel in self._image.data]
         start = {} if self._start is None else self._start.fields
-        user = self._image.user_data
         return {
             self._config.detector: [*FRAME_FIELDS, *channels],
             START: [str(key) for key in start],
             IMAGE: [*TIMES, *IDENTITY, *self._image.fields],
-            USER_DATA: [str(key) for key in user] if isinstance(user, Mapping) else [],
+            USER_DATA: [str(key) for key in own_words(self._image.user_data)],
         }
 
 
@@ -111,7 +121,7 @@ class RunReadings:
     `raw._det_geotxt_default` too, as psana names them.
     """
 
-    __slots__ = ("_config", "_frame", "_image", "_start")
+    __slots__ = ("_config", "_frame", "_image", "_said", "_start")
 
     def __init__(
         self,
@@ -120,6 +130,7 @@ class RunReadings:
         image: lclstreamer.RunImage,
     ) -> None:
         self._config, self._start, self._image = config, start, image
+        self._said = own_words(image.fields.get(OWN))
         self._frame: Array | None = None
 
     def read(self, name: str, field: str) -> Value | None:
@@ -134,18 +145,47 @@ class RunReadings:
             return found_in(self._start.fields, field, limit)
         if name == IMAGE:
             return found_in(self._image.fields, field, limit)
-        if name == self._config.detector and field in FRAME_FIELDS:
-            if self._frame is None:
-                self._frame = self._image.unpack(self._start, limit)
-            return self._frame
         texts = {"_detid": "detector.id", "raw._det_geotxt_default": "detector.geometry"}
-        if name == self._config.detector and field in texts:
+        if name != self._config.detector:
+            known = {
+                self._config.detector: [*FRAME_FIELDS, *texts],
+                START: list(self._start.fields),
+                IMAGE: list(self._image.fields),
+            }
+            return sent_beside(self._said, name, field, limit, known)
+        if field in texts:
             return found_in(self._start.fields, texts[field], limit)
-        raise unknown_reading(name, field, {
-            self._config.detector: [*FRAME_FIELDS, *texts],
-            START: list(self._start.fields),
-            IMAGE: list(self._image.fields),
-        })  # fmt: skip
+        if field not in FRAME_FIELDS:
+            raise unknown_reading(name, field, {name: [*FRAME_FIELDS, *texts]})
+        if self._frame is None:
+            self._frame = self._image.unpack(self._start, limit)
+        return None if is_missing(self._frame, self._said) else self._frame
+
+
+def sent_beside(
+    said: Mapping[str, Any], name: str, field: str, limit: int, known: dict[str, list[str]]
+) -> Value | None:
+    """Return a value that our own serializer sent beside an image, None where it was missing.
+
+    Args:
+        said: what it added to the message.
+        name: the label of the value, or detector and field that are its label.
+        field: of the detector; empty for none.
+        limit: bytes that an array may have.
+        known: what else there is, for the error.
+
+    Raises:
+        InvalidConfigError: there is no such value.
+        DecodeError: an array is damaged.
+    """
+    values, valid = own_words(said.get("values")), own_words(said.get("valid"))
+    label = f"{name}.{field}" if field else name
+    if label not in values and label not in valid:
+        labels = {str(each): [""] for each in (*values, *valid)}
+        if name in known or not labels:
+            raise unknown_reading(name, field, known)
+        raise unknown_reading(label, "", known | labels)
+    return value_of(values.get(label), label, limit)
 
 
 def found_in(

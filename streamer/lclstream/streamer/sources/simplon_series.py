@@ -9,8 +9,9 @@ from lclstream.streamer import simplon
 from lclstream.streamer.config.more_sources import SimplonEventSourceConfig
 from lclstream.streamer.events import Event
 from lclstream.streamer.simplon import lclstreamer
-from lclstream.streamer.simplon.messages import NS_PER_S
-from lclstream.streamer.sources.simplon_readings import ImageReadings, RunReadings
+from lclstream.streamer.simplon.values import NS_PER_S
+from lclstream.streamer.sources.simplon_own import own_words
+from lclstream.streamer.sources.simplon_readings import OWN, ImageReadings, RunReadings
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class SeriesBook:
         series.has_ended = True
 
     def _image(self, series: Series, image: simplon.ImageMessage) -> Event:
-        said = image.user_data if isinstance(image.user_data, dict) else {}
+        said = own_words(image.user_data)
         number = series.images if image.image_id is None else image.image_id
         index = _whole(said.get("event_index"), series.first + number)
         start = series.start if isinstance(series.start, simplon.StartMessage) else None
@@ -183,15 +184,19 @@ class SeriesBook:
         start = series.start
         if not isinstance(start, lclstreamer.RunStart):
             raise DecodeError(f"an image of run {series.name!r}, whose start did not come")
-        index = _whole(image.fields.get("event_index"), series.first + series.images)
+        said = own_words(image.fields.get(OWN))
+        index = _whole(said.get("event_index"), series.first + series.images)
         self._counted(series, series.images)
         began = start.fields.get("start_time")
+        experiment = _text(start.fields.get("experiment"), self.config.experiment)
+        stamp = index if image.timestamp is None else image.timestamp
         return Event(
-            timestamp=index if image.timestamp is None else image.timestamp,
+            timestamp=_whole(said.get("timestamp"), stamp),
             index=_in_64_bits(index),
-            run=self._run(_digits(image.run)),
-            experiment=_text(start.fields.get("experiment"), self.config.experiment),
+            run=_whole(said.get("run"), self._run(_digits(image.run))),
+            experiment=_text(said.get("experiment"), experiment),
             run_timestamp=_digits(began) if isinstance(began, str) else _whole(began, 0),
+            step=_whole(said.get("step"), 0),
             readings=RunReadings(self.config, start, image),
         )
 
