@@ -49,25 +49,23 @@ def jungfraus(count: int, detector: str = "jungfrau") -> list[Names]:
     ]
 
 
-def epixes(count: int, *, is_by_pixel: bool) -> list[Names]:
+def epixes(count: int, detector: str = "epixquad", *, is_by_pixel: bool) -> list[Names]:
     """Return what the segments of an epix10ka contribute, configuration included."""
     kept = [field("cbitsConfig", FieldType.U1, 2)] if is_by_pixel else []
     chips = [field("asicPixelConfig", FieldType.U1, 3), field("trbit", FieldType.U1, 1)]
-    common: dict[str, Any] = {"detector": "epixquad", "detector_type": "epix10ka"}
+    common: dict[str, Any] = {"detector": detector, "detector_type": "epix10ka"}
     names = []
     for segment in range(count):
-        own = {**common, "serial": f"39-{segment}", "segment": segment}
+        own = {**common, "serial": f"{detector}-{segment}", "segment": segment}
         version = (3, 0, 1) if is_by_pixel else (2, 0, 1)
         raw = (field("raw", FieldType.U2, 2),)
         names.append(Names(**own, algorithm="raw", version=version, fields=raw))
-        names.append(
-            Names(**own, algorithm="config", version=(2, 0, 0), fields=(*kept, *chips))
-        )
+        names.append(Names(**own, algorithm="config", version=(2, 0, 0), fields=(*kept, *chips)))
     return names
 
 
 def epix_configuration(
-    random: np.random.Generator, count: int, *, is_by_pixel: bool
+    random: np.random.Generator, count: int, detector: str = "epixquad", *, is_by_pixel: bool
 ) -> dict[Key, dict[str, Any]]:
     """Return the configuration of each segment: every mode occurs, also impossible ones."""
     found: dict[Key, dict[str, Any]] = {}
@@ -78,7 +76,7 @@ def epix_configuration(
         }
         if is_by_pixel:
             values = {"cbitsConfig": random.integers(0, 32, EPIX_PANEL, np.uint8), **values}
-        found["epixquad", segment, "config"] = values
+        found[detector, segment, "config"] = values
     return found
 
 

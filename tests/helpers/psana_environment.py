@@ -1,10 +1,16 @@
 """The environment in which psana2 itself runs our streamer, made once; see `oracles`."""
 
+import json
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.helpers.oracles import oracle
 
@@ -59,3 +65,68 @@ def tool(python: Path, name: str) -> Path:
     path = python.parents[1] / "lib" / version / "site-packages" / "bin" / name
     path.chmod(0o755)
     return path
+
+
+@dataclass(frozen=True)
+class Dump:
+    """What one rank of a source gave; see `source_dump`."""
+
+    archive: Mapping[str, Any]
+
+    @property
+    def events(self) -> list[list[int]]:
+        """Index, time stamp, run, time stamp of the run, and step of each event."""
+        found: list[list[int]] = self.archive["events"].tolist()
+        return found
+
+    @property
+    def error(self) -> str:
+        """What ended it, empty when nothing did."""
+        return str(self.archive["error"])
+
+    @property
+    def log(self) -> list[str]:
+        """What was logged."""
+        return [str(line) for line in self.archive["log"]]
+
+    def reading(self, event: int, number: int) -> Any:
+        """Return a reading of an event, None when it was missing."""
+        return self.archive.get(f"{event}/{number}")
+
+
+def dump(
+    python: Path,
+    folder: Path,
+    requests: Sequence[Mapping[str, Any]],
+    ranks: int = 1,
+    **variables: str,
+) -> list[list[Dump]]:
+    """Return what sources give in the environment of psana2, by request and rank.
+
+    Args:
+        python: what `psana_python` returned.
+        folder: for files on the way.
+        requests: see `source_dump`; without `out`.
+        ranks: how many processes.
+        variables: of the environment.
+    """
+    parts = [{**each, "out": str(folder / f"dump{n}")} for n, each in enumerate(requests)]
+    request = folder / "request.json"
+    request.write_text(json.dumps(parts))
+    launcher = ["mpiexec", "-launcher", "fork", "-n", str(ranks)] if ranks > 1 else []
+    done = subprocess.run(
+        [*launcher, str(python), "-P", str(ROOT / "tests/helpers/source_dump.py"), str(request)],
+        env=psana_environment(python, folder, **variables),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return [[_load(Path(f"{part['out']}.{rank}.npz")) for rank in range(ranks)] for part in parts]
+
+
+def _load(path: Path) -> Dump:
+    with np.load(path, allow_pickle=False) as archive:
+        return Dump(dict(archive))

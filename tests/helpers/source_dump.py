@@ -2,8 +2,9 @@
 
     python source_dump.py REQUEST.json
 
-The request holds `document` (a configuration of the streamer), `readings` (name and field of each),
-`stop_after` (events; 0 = all) and `out`; the rank is put behind that: `<out>.<rank>.npz`.
+The request is a list; each part holds `document` (a configuration of the streamer), `readings`
+(name and field of each), `stop_after` (events; 0 = all) and `out`: behind that the rank is put,
+`<out>.<rank>.npz`. An error ends a part; what it was is in its archive.
 """
 
 import json
@@ -14,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from lclstream.core.errors import LclstreamError
 from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.events import open_event_source
 from lclstream.streamer.rank import place_from_environment
@@ -58,12 +58,15 @@ def main(request: dict[str, Any]) -> None:
                     break
         finally:
             source.close()
-    except LclstreamError as failure:
-        error = f"{type(failure).__name__}: {failure}"
+    except Exception as failure:
+        notes = "; ".join(getattr(failure, "__notes__", []))
+        error = f"{type(failure).__name__}: {failure} {notes}".strip()
+    logger.removeHandler(log)
     found["events"] = np.array(events, np.uint64).reshape(-1, 5)
     found["error"], found["log"] = np.array(error), np.array(log.lines)
     np.savez(f"{request['out']}.{place.rank}.npz", **found)
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    for part in json.loads(Path(sys.argv[1]).read_text()):
+        main(part)
