@@ -278,6 +278,15 @@ def test_a_wish_to_end_cuts_every_wait_short(
     assert len(found) <= 1
 
 
+def test_the_last_event_that_is_wanted_is_the_end(folders: tuple[Path, Path]) -> None:
+    recorded, live = folders
+    made = made_events(2)
+    path = write_run(stream_path(recorded), made, detectors=[WAVE])
+    (live / (path.name + ".inprogress")).write_bytes(path.read_bytes()[:-100])
+    config = parameters(f"{IDENTIFIER},dir={live},max_events=1", source={"live_streams": 1})
+    check(list(Xtc2EventSource(config, 0, 1)), made[:1])
+
+
 def test_a_stream_that_began_late_is_noticed(folders: tuple[Path, Path]) -> None:
     _, live = folders
     made = made_events(2)

@@ -306,6 +306,29 @@ def test_damage_of_a_container_is_that_of_what_is_in_it(tmp_path: Path) -> None:
     assert kept.read("wave", "fex.pulse") == wave_values(0)["pulse"]
 
 
+def test_what_is_damaged_need_not_be_decodable(tmp_path: Path) -> None:
+    path = stream_path(tmp_path)
+    with writer(path, WAVE) as file:
+        for time, damage in ((20, Damage.TRUNCATED), (30, Damage.TIMED_OUT), (40, 0)):
+            file.event(later(START, time), {WAVE.key: wave_values(0)}, {WAVE.key: damage})
+    raw = bytearray(path.read_bytes())
+    cut, late, dropped = (each for each in Xtc2File(path) if each.service is Service.L1ACCEPT)
+    for each in (cut, late):
+        raw[each.offset + 44 : each.offset + 48] = b"\xff\0\0\0"
+    # The whole event says so: what is in it does not hold together.
+    raw[dropped.offset + 16 : dropped.offset + 18] = int(Damage.CORRUPTED).to_bytes(2, "little")
+    raw[dropped.offset + 32 : dropped.offset + 36] = b"\xff\0\0\0"
+    path.write_bytes(raw)
+    for damaged in ("missing", "keep"):
+        source = source_of(path, damaged=damaged)
+        events = list(source)
+        assert events[0].read("wave", "fex.pulse") is None
+        with pytest.raises(DecodeError, match="an xtc of 255 bytes"):
+            events[1].read("wave", "fex.pulse")
+        assert events[2].read("wave", "fex.pulse") is None
+        assert source.counts == {"damaged_readings": 2}
+
+
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """Return a file whose second event has a wrong extent, and fourth event does not begin."""

@@ -114,7 +114,7 @@ class Xtc2EventSourceConfig(PacedSource):
     live: bool = False
     """Whether to follow files that are still being written, to the end of their run; `live` in
     `source_identifier` does the same."""
-    live_timeout_s: float = Field(default=60.0, ge=0)
+    live_timeout_s: float = Field(default=300.0, ge=0)
     """Seconds without anything new after which a stream that is followed counts as ended, and
     for which a run may take to begin; 0 = as long as it takes."""
     live_streams: int = Field(default=0, ge=0, le=1000)
@@ -132,7 +132,7 @@ class Xtc2EventSourceConfig(PacedSource):
     """Whether several ranks find their events by the small-data files, where there are some."""
     access: Literal["map", "read"] = "map"
     """Whether files are mapped, so that only what is asked for is read; or each event is read into
-    memory, which survives files that fail or shrink meanwhile."""
+    memory, which survives files that fail or shrink meanwhile. What is followed is always read."""
     calibration: CalibrationConfig | None = None
     """Constants for `raw.calib` and `raw.image` of Jungfrau and epix10ka detectors."""
 

@@ -91,10 +91,11 @@ class Xtc2EventSource:
                 self._builder = builder = EventBuilder(recording, reading)
                 for streams in builder:
                     index += 1
-                    if index >= end:
-                        return
                     if index % size == rank and index >= first:
                         yield self._event(index, builder, streams)
+                    # Without a look at the next, which may have to be waited for.
+                    if index + 1 >= end:
+                        return
                 builder.close()
         except StoppedError:
             logger.info("xtc2_stopped_while_waiting", extra={"events": index + 1})

@@ -45,7 +45,7 @@ class Xtc2File:
     follows it, so a file may hold several.
 
     Resource handling: a map lives as long as a dgram or an array taken from it. The file itself
-    stays open only with `access="read"` or `grows`, until `close` or the end of the object.
+    stays open only with `access="read"`, until `close` or the end of the object.
 
     Error handling: `NotFoundError` when the file cannot be read, `DecodeError` when what is in
     it is not XTC2.
@@ -55,7 +55,8 @@ class Xtc2File:
         names: what the previous file of the same stream ended with; a continuation file has no
             Configure of its own.
         access: how bytes are got at.
-        grows: whether somebody may still be writing it; `grow` then looks for more.
+        grows: whether somebody may still be writing it; `grow` then looks for more. It is not
+            mapped, for every map would be one of the few files that a process can have open.
         hint: `SEQUENTIAL` when all of it will be read, `NORMAL` when only a share.
     """
 
@@ -72,7 +73,7 @@ class Xtc2File:
         self.names: NamesTable = names or {}
         self.truncated_at: int | None = None
         self.size_bytes = 0
-        self._names_before, self._access, self._hint = self.names, access, hint
+        self._names_before = self.names
         self._kept = 0
         self._unwritten_at: int | None = None
         """Where room was made for what is to come, if it was."""
@@ -83,8 +84,12 @@ class Xtc2File:
             # What is no file must not make us wait.
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             self._closer = weakref.finalize(self, os.close, self._file)
-            _require_file(self._file)
-            self._look()
+            self.size_bytes = _size_of(self._file)
+            # An empty file cannot be mapped.
+            if access == "map" and not grows and self.size_bytes:
+                self._map = mmap.mmap(self._file, self.size_bytes, prot=mmap.PROT_READ)
+                self._map.madvise(hint)
+                self._window = Window(self._map, str(path))
         except OSError as error:
             self.close()
             raise NotFoundError(f"cannot read {path}: {error.strerror}") from error
@@ -104,11 +109,13 @@ class Xtc2File:
         """
         if not self._closer.alive:
             return False
-        grown, unwritten_at = self._look(), self._unwritten_at
-        if unwritten_at is not None and not self._is_not_written(unwritten_at):
+        before, self.size_bytes = self.size_bytes, os.fstat(self._file).st_size
+        if self.size_bytes < before:
+            raise self._bad(self.size_bytes, f"{before} bytes were there, the rest is gone")
+        if self._unwritten_at is not None and not self._is_not_written(self._unwritten_at):
             self._unwritten_at = None
             return True
-        return grown
+        return self.size_bytes > before
 
     def is_over(self, at: int) -> bool:
         """Return whether nothing has been written from a byte on."""
@@ -173,24 +180,6 @@ class Xtc2File:
         if at < self.size_bytes:
             self.truncated_at = at
 
-    def _look(self) -> bool:
-        """Take in what the file has now; return whether that is more than before."""
-        size_bytes = os.fstat(self._file).st_size
-        if size_bytes < self.size_bytes:
-            raise self._bad(
-                size_bytes, f"the file had {self.size_bytes} bytes and was cut off here"
-            )
-        if size_bytes == self.size_bytes:
-            return False
-        if self._access == "map":
-            # A new map each time: of the old one arrays may be views.
-            self._map = mmap.mmap(self._file, size_bytes, prot=mmap.PROT_READ)
-            self._map.madvise(self._hint)
-            self._window = Window(self._map, str(self.path))
-            self._kept = 0
-        self.size_bytes = size_bytes
-        return True
-
     def _bytes(self, at: int, size: int) -> bytes:
         try:
             found = os.pread(self._file, size, at)
@@ -219,6 +208,13 @@ class Xtc2File:
             self._kept = until
 
 
-def _require_file(file: int) -> None:
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+def _size_of(file: int) -> int:
+    """Return how many bytes an open file has.
+
+    Raises:
+        OSError: it is something else than a file.
+    """
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a file")
+    return status.st_size

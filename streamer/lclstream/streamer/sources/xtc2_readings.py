@@ -97,6 +97,9 @@ class Xtc2Readings:
                     return contribution.at(part.place)
             return self._read(plan)
         except DecodeError as error:
+            if self._is_known_damage(plan):
+                self._reading.counts["damaged_readings"] += 1
+                return None
             if not self._reading.skip_errors:
                 raise
             self._reading.passed_over("undecodable_readings", error)
@@ -125,6 +128,15 @@ class Xtc2Readings:
         if len(found) < len(plan.segments):
             return None
         return _value(plan, list(found.values()), self._reading)
+
+    def _is_known_damage(self, plan: Plan) -> bool:
+        """Return whether the data acquisition itself said that something is broken there."""
+        found = 0
+        for part in plan.parts:
+            if part.stream in self._dgrams:
+                found |= self._dgrams[part.stream].damage
+                found |= self._places.get(part.stream, {}).get(part.names_id, (0, 0, 0))[2]
+        return bool(found & LOST)
 
     def _contribution(self, part: Part) -> ShapesData | None:
         """Return a segment's contribution to the event."""
