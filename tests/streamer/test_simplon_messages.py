@@ -211,7 +211,7 @@ def test_what_an_image_says() -> None:
         "timestamp": STAMP, "event_index": 0, "step": 0, "sequence": 0, "run": 3, "rank": 1,
         "ranks": 3, "format": 1, "experiment": "tst000124",
         "source_identifier": "exp=tst000124,run=3",
-        "configuration_sha256": configuration_hash(config),
+        "configuration_sha256": configuration_hash(config), "data_source": "frame",
         "valid": dict.fromkeys(values[0], True) | {"absent": False},
     }  # fmt: skip
     assert second["user_data"]["values"] == {"absent": 1.0}

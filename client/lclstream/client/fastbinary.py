@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lclstream.client.batches import Array, Batch
-from lclstream.client.named import KINDS, Load, batch_of
+from lclstream.client.named import Load, batch_of, dtype_of
 from lclstream.core.errors import DecodeError, InvalidConfigError
 
 SIGNATURE = b"YAPN"
@@ -100,7 +100,7 @@ class _Reader:
             raise self.error("a name that is not UTF-8") from None
 
     def field(self) -> tuple[str, _Field]:
-        name, dtype = self.text(), self._dtype(self.text())
+        name, dtype = self.text(), dtype_of(self.text())
         axes = self.number("<I")
         if axes > MAX_AXES:
             raise self.error(f"an array of {axes} axes")
@@ -109,15 +109,6 @@ class _Reader:
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
             raise self.error(f"{size} bytes for an array of {dtype} {shape}")
         return name, _Field(dtype, shape, codec, size, self.bytes(stored))
-
-    def _dtype(self, text: str) -> np.dtype[np.generic]:
-        try:
-            dtype = np.dtype(text)
-        except (TypeError, ValueError, SyntaxError, OverflowError):
-            raise self.error(f"no dtype: {text!r:.40}") from None
-        if dtype.kind not in KINDS or dtype.names or dtype.shape or not dtype.itemsize:
-            raise self.error(f"no dtype of numbers or text: {text!r:.40}")
-        return dtype
 
 
 def _array(name: str, field: _Field) -> Array:

@@ -4,6 +4,8 @@ What our streamer says besides the values has names below `lclstream/`; messages
 them, and their events are the first axis that all arrays have in common.
 """
 
+import contextlib
+import re
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
@@ -21,6 +23,19 @@ INDEX = f"{GROUP}event_index"
 ORIGINAL_SHAPE = "_original_shape"
 NUMBERS = "iu"
 KINDS = "biufcSU"
+_DTYPE = re.compile(r"[<>|=]?([biufc]\d{1,2}|[SU]\d{1,5})", re.ASCII)
+
+
+def dtype_of(text: str) -> np.dtype[np.generic]:
+    """Return the dtype that a message names.
+
+    Raises:
+        DecodeError: it is none of numbers or text.
+    """
+    if _DTYPE.fullmatch(text):
+        with contextlib.suppress(TypeError, ValueError):
+            return np.dtype(text)
+    raise DecodeError(f"no dtype of numbers or text: {text!r:.40}")
 
 
 def batch_of(members: Mapping[str, Load], fields: Collection[str] | None, size_bytes: int) -> Batch:

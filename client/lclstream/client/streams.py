@@ -17,7 +17,8 @@ from collections.abc import Collection, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-from lclstream.client.decode import Batch, Event, decode
+from lclstream.client.batches import Batch, Event
+from lclstream.client.formats import Decoder
 from lclstream.client.receive import Receiver, Stats
 from lclstream.core.errors import DecodeError, EndOfStream
 from lclstream.core.ledger import Tally
@@ -48,6 +49,7 @@ class Stream:
         self.receiver = receiver
         self._fields = fields
         self._on_error = on_error
+        self._decoder = Decoder()
         self._entered = False
 
     def __enter__(self) -> Self:
@@ -77,7 +79,7 @@ class Stream:
             except EndOfStream:
                 raise StopIteration from None
             try:
-                batch = decode(payload, self._fields)
+                batch = self._decoder.decode(payload, self._fields)
             except DecodeError as error:
                 self.receiver.count(payload)
                 self.receiver.count_damaged()
@@ -86,7 +88,9 @@ class Stream:
                 logger.warning("message_damaged", extra={"reason": str(error)})
             else:
                 self.receiver.count(payload, len(batch))
-                return batch
+                # The beginning and the end of a series hold no events.
+                if batch.count:
+                    return batch
 
     def events(self) -> Iterator[Event]:
         """Iterate over single events instead of batches."""

@@ -14,6 +14,7 @@ What is no part of the standard stands in `user_data`, which its clients pass on
 | `values` | label -> every other value that is sent: number, text or array |
 | `scale`, `offset`, `masked`, `detector_dtype`, `image_dtype` | as of the start |
 | `timestamp` | 64 bits: seconds since 1990-01-01 << 32, plus nanoseconds |
+| `data_source` | the label of the image |
 | `event_index`, `run`, `experiment`, `step`, `rank`, `ranks`, `sequence`, `format`, ... | |
 | `valid` | label -> whether the reading exists, where it may be missing |
 
@@ -238,6 +239,7 @@ class Stream2:
             found["values"] = values
         if self._config.identification:
             found |= row.identification(self._provenance, sequence)
+            found["data_source"] = self._label
         return found
 
 
