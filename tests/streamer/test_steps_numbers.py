@@ -33,10 +33,10 @@ def test_threshold_replaces_what_is_beyond() -> None:
     values = np.array([-3.0, 1.0, 2.5, np.nan, np.inf], np.float32)
     found = one("Threshold", values, minimum=1, maximum=100, fill=-1)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.float32([-1, 1, 2.5, np.nan, -1]))
+    np.testing.assert_array_equal(found, np.array([-1, 1, 2.5, np.nan, -1], np.float32))
     assert one("Threshold", [1, 2, 3], minimum=1.5, maximum=2.9).tolist() == [0, 2, 0]
-    assert one("Threshold", np.uint16([0, 5]), minimum=-7).tolist() == [0, 5]
-    assert one("Threshold", np.uint8([0, 5]), maximum=1e9).tolist() == [0, 5]
+    assert one("Threshold", np.array([0, 5], np.uint16), minimum=-7).tolist() == [0, 5]
+    assert one("Threshold", np.array([0, 5], np.uint8), maximum=1e9).tolist() == [0, 5]
     assert one("Threshold", np.array(3), minimum=4).shape == ()
 
 
@@ -85,7 +85,9 @@ def test_floats_become_integers(
     target: str, policy: str, rounding: str, numbers: list[float], dtype: str
 ) -> None:
     limits = np.iinfo(target)
-    functions = {"nearest": round, "down": math.floor, "up": math.ceil, "toward_zero": math.trunc}
+    functions: dict[str, Any] = {
+        "nearest": round, "down": math.floor, "up": math.ceil, "toward_zero": math.trunc,
+    }  # fmt: skip
     whole = [functions[rounding](n) if math.isfinite(n) else n for n in numbers]
     fit = all(limits.min <= number <= limits.max for number in whole)
     options = {"dtype": target, "out_of_range": policy, "rounding": rounding}
@@ -131,7 +133,9 @@ def test_integers_become_floats_only_if_they_stay_exact() -> None:
 
 
 def test_scale_and_offset() -> None:
-    found = one("ConvertType", np.uint16([0, 10, 11]), dtype="float32", scale=0.1, offset=-1)
+    found = one(
+        "ConvertType", np.array([0, 10, 11], np.uint16), dtype="float32", scale=0.1, offset=-1
+    )
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [-1, 0, 0.1], atol=1e-7)
     assert one("ConvertType", np.array(2.0), dtype="uint32", scale=10000).tolist() == 20000
@@ -143,13 +147,12 @@ def test_scale_and_offset() -> None:
 
 
 def test_photons_are_counted() -> None:
-    signal = np.float32([-30, 0, 12, 13, 37, 38, 250])
+    signal = np.array([-30, 0, 12, 13, 37, 38, 250], np.float32)
     found = one("PhotonCounts", signal, gain=25)
     assert (found.dtype, found.tolist()) == (np.uint16, [0, 0, 0, 1, 1, 2, 10])
     assert one("PhotonCounts", signal, gain=25, least=1).tolist() == [0, 0, 0, 0, 1, 1, 10]
-    assert one("PhotonCounts", np.uint16([1000, 1040, 1081]), gain=40, offset=1000).tolist() == [
-        0, 1, 2,
-    ]  # fmt: skip
+    raw = np.array([1000, 1040, 1081], np.uint16)
+    assert one("PhotonCounts", raw, gain=40, offset=1000).tolist() == [0, 1, 2]
     assert "too far for uint8" in refused("PhotonCounts", [6400.0], gain=25, dtype="uint8")
     clipped = one("PhotonCounts", [6400.0], gain=25, dtype="uint8", out_of_range="clip")
     assert clipped.tolist() == [255]

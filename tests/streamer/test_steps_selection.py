@@ -82,7 +82,7 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it() -> None:
     view = np.broadcast_to(first[3:, ::2], (2, 297, 200))
     del first
     assert room.take(SHAPE, KIND).ctypes.data not in (place, second.ctypes.data)
-    held = memoryview(view)
+    held = view.data
     del view
     others = [room.take(SHAPE, KIND) for _ in range(KEPT)]
     assert place not in {each.ctypes.data for each in others}

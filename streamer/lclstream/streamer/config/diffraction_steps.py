@@ -195,6 +195,8 @@ class RadialProfileConfig(FrameStep):
 
     implementation: ClassVar = "lclstream.streamer.steps.radial:RadialProfile"
     type: Literal["RadialProfile"] = "RadialProfile"
+    # An event's wavelength may be there, and be none.
+    may_miss: ClassVar = True
     output: Label = "radial_profile"
     """Name of the result."""
     method: Literal["mean", "sum"] = "mean"

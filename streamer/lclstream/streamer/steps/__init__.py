@@ -4,6 +4,7 @@ from typing import Protocol
 
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.registry import StepModel, implementation_of
+from lclstream.streamer.config.steps import ValueStep
 from lclstream.streamer.events import Event
 from lclstream.streamer.values import Values
 
@@ -43,7 +44,11 @@ class Steps:
             InvalidConfigError: what one needs is not there.
         """
         self._steps: list[tuple[str, Step]] = []
-        for config in parameters.processing_pipeline.all_steps():
+        configs = parameters.processing_pipeline.all_steps()
+        # Of the steps of others nothing is known.
+        self.may_miss = any(not isinstance(c, ValueStep) or c.may_miss for c in configs)
+        """Whether a value can be missing behind them although nothing is in front of them."""
+        for config in configs:
             kind = implementation_of(config, Step)  # type: ignore[type-abstract]
             self._steps.append((self._named(config.type), kind(config, parameters)))
         self.vetoed: dict[str, int] = {}

@@ -186,6 +186,6 @@ def _vector(text: str, place: str) -> tuple[float, float]:
         if term is None:
             raise InvalidConfigError(f"{place}: expected a vector such as 1.0x -0.5y, got {text!r}")
         sign, number, axis = term.groups()
-        vector[axis] += float(f"{sign}{number or 1}")
+        vector[axis] += _number(f"{sign}{number or 1}", place)
         rest = rest[term.end() :].strip()
     return vector["x"], vector["y"]

@@ -29,6 +29,7 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int32]
 
 ROUNDS = 5
+LARGEST = float(np.finfo(np.float64).max)
 # Of the choice of pixels in which rings are measured; any other is as good.
 SAMPLE_SEED = 8
 
@@ -89,7 +90,8 @@ class _Plan:
         pixels = frames.pixels(shape)
         self._panel = config.panel_shape or pixels.panel_shape or (shape[-2], shape[-1])
         radius = pixels.radius.reshape(-1, shape[-1])
-        if shape[-2] % self._panel[0] or shape[-1] % self._panel[1] or not radius.size:
+        sizes = zip(shape[-2:], self._panel, strict=True)
+        if not radius.size or any(size % panel for size, panel in sizes):
             text = f"has shape {shape}, which is not made of panels {self._panel}"
             raise misfit(config, config.input, text)
         self._rings = self._rings_of(radius)
@@ -141,9 +143,10 @@ class _Plan:
         values, rings = pixels.ravel(), self._rings.ravel()
         if self._sample is not None:
             values, rings = values[self._sample], rings[self._sample]
-        high = np.full(self._count + 1, np.inf)
-        low = np.full(self._count + 1, -np.inf)
-        low[-1] = np.inf
+        # Infinite pixels never count, and those of the last ring are neither high nor background.
+        high = np.full(self._count + 1, LARGEST)
+        low = -high
+        high[-1] = np.nan
         snr = self._config.min_snr
         for _ in range(ROUNDS):
             sums, squares = np.zeros(self._count + 1), np.zeros(self._count + 1)
@@ -151,17 +154,16 @@ class _Plan:
             ring_sums(values, rings, low, high, sums, squares, counts)
             number = np.maximum(counts, 1)
             mean = sums / number
-            sigma = np.sqrt(np.maximum(squares / number - mean * mean, 0))
+            with np.errstate(invalid="ignore", over="ignore"):
+                sigma = np.sqrt(np.maximum(squares / number - mean * mean, 0))
             is_known = counts > 0
-            before = high
-            high = np.where(
-                is_known, np.maximum(mean + snr * sigma, self._config.threshold), np.inf
-            )
-            new_low = np.where(is_known, mean - snr * sigma, -np.inf)
-            new_low[-1] = np.inf
-            if np.array_equal(high, before) and np.array_equal(new_low, low):
+            before = low, high
+            low = np.where(is_known, mean - snr * sigma, -LARGEST)
+            high = np.maximum(mean + snr * sigma, self._config.threshold)
+            high = np.where(is_known, high, np.inf)
+            high[-1] = np.nan
+            if np.array_equal(low, before[0]) and np.array_equal(high, before[1], equal_nan=True):
                 break
-            low = new_low
         return mean, sigma, high
 
     def _rings_of(self, radius: Doubles) -> Integers:

@@ -61,7 +61,8 @@ class RadialProfile:
         bins = self._config.bins
         sums, squares = np.zeros(bins + 1), np.zeros(bins + 1)
         counts = np.zeros(bins + 1, np.int64)
-        low, high = np.full(bins + 1, -np.inf), np.full(bins + 1, np.inf)
+        high = np.full(bins + 1, np.finfo(np.float64).max)
+        low = -high
         # Pixels outside of all rings are in the last one, and never counted.
         low[-1] = np.inf
         ring_sums(slab.ravel(), self._rings, low, high, sums, squares, counts)

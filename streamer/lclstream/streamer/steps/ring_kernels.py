@@ -29,8 +29,8 @@ def _ring_sums(
     for i in range(pixels.size):
         ring = rings[i]
         value = np.float64(pixels[i])
-        # NaN is between nothing.
-        if low[ring] < value and value < high[ring]:
+        # NaN is between nothing. What is alike must count, or a ring of zeros would have no mean.
+        if low[ring] <= value and value <= high[ring]:
             sums[ring] += value
             squares[ring] += value * value
             counts[ring] += 1
@@ -137,7 +137,7 @@ def _measure_peaks(
                 value = np.float64(pixels[row, column])
                 if down * down + across * across > reach * reach or taken[row, column]:
                     continue
-                if value < high[rings[row, column]]:
+                if value <= high[rings[row, column]]:
                     count += 1
                     total += value
                     square += value * value
@@ -169,7 +169,7 @@ def _measure_peaks(
 
 
 ring_sums = MachineCode(_ring_sums)
-"""Add the pixels between two limits of their rings to `sums`, `squares` and `counts`.
+"""Add pixels between the limits of their ring, these included, to sums, squares and counts.
 
 pixels, rings: of the same number; low, high, sums, squares, counts: one element for each ring.
 """
