@@ -14,6 +14,7 @@ from lclstream.core.errors import DecodeError, DeliveryError, UnavailableError
 from lclstream.streamer.batching import Batch, Batcher, Form, new_batch
 from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.events import Event
+from lclstream.streamer.execution.framing import Framing
 from lclstream.streamer.execution.pool import LEAST_BATCHES, BatchPool, SendingEndedError
 from lclstream.streamer.execution.processing import InlineProcessing, ParallelProcessing
 from lclstream.streamer.execution.sender import Sender
@@ -111,7 +112,10 @@ class Stand:
         self.stop = StopRequest()
         self.pool = BatchPool(self.serializer.new_batch, self.stop)
         handlers = [(str(n), cast("Handler", each)) for n, each in enumerate(collectors)]
-        self.sender = Sender(self.serializer, handlers, self.pool, self.progress, self.stop)
+        framing = Framing(self.serializer, Place(0, 1), self.stop)
+        self.sender = Sender(
+            self.serializer, handlers, self.pool, self.progress, self.stop, framing
+        )
         batcher = Batcher(("frame",), batch_size, with_masks=False, make=self.pool.take)
         self.outlet = Outlet(batcher, self.sender)
         self.given = 0
@@ -189,12 +193,13 @@ def test_what_fails_in_one_handler_the_others_still_deliver() -> None:
     def check() -> None:
         with (
             pytest.raises(
-                DeliveryError, match=r"^1 messages not delivered: nobody there$"
+                DeliveryError, match=r"^[12] messages not delivered: nobody there$"
             ) as caught,
             stand,
         ):
             stand.run(100)
-        assert caught.value.undelivered == 1
+        # Another batch may have been full already.
+        assert caught.value.undelivered in (1, 2)
 
     with running(check):
         # It fails with its fourth message, which the others must hand back for more to be read.

@@ -9,6 +9,7 @@ import pytest
 from tests.streamer.conftest import wait_until
 
 from lclstream.streamer.config import parse_parameters
+from lclstream.streamer.execution.framing import Framing
 from lclstream.streamer.execution.pool import BatchPool
 from lclstream.streamer.execution.sender import Sender, StuckError
 from lclstream.streamer.message import Message
@@ -62,7 +63,8 @@ def test_stop_does_not_wait_for_acknowledgements(
     serializer = open_serializer(parse_parameters(document), place)
     with StopRequest() as stop:
         pool = BatchPool(serializer.new_batch, stop)
-        sender = Sender(serializer, [("0", handler)], pool, Progress(place), stop)
+        framing = Framing(serializer, place, stop)
+        sender = Sender(serializer, [("0", handler)], pool, Progress(place), stop, framing)
         canceler = threading.Thread(target=cancel, args=(stop, handler))
         canceler.start()
         with (

@@ -215,6 +215,20 @@ class Push:
             self._raise_failure()
             self._drive(self._sender.flush())
 
+    def settle(self) -> None:
+        """Return when all that was sent has arrived.
+
+        In fast delivery it is the peers' kernels that have to acknowledge, in safe delivery the
+        buffer.
+
+        Raises:
+            UnavailableError: they do not acknowledge it in time.
+            DeliveryError: messages were lost.
+        """
+        with self._lock:
+            self._raise_failure()
+            self._drive(self._sender.settle())
+
     def send_end(self) -> None:
         """Send an empty message, which receivers may take for the end, to every connected peer.
 

@@ -151,6 +151,27 @@ class Sender(ProducerChannels):
             literal=literal,
         )
 
+    def settle(self) -> Steps:
+        """Wait until all that was sent is acknowledged.
+
+        Raises:
+            UnavailableError, DeliveryError: as of `Push.settle`.
+        """
+        yield from self.flush()
+        deadline = time.monotonic() + self._send_timeout_s
+        pause_s = FIRST_LOOK_S
+        while self.unaccepted or not all(self._has_arrived(each) for each in self._channels):
+            self._raise_if_lost(0)
+            if time.monotonic() >= deadline:
+                raise UnavailableError(f"nothing acknowledged within {self._send_timeout_s} s")
+            # No event tells that the kernel has got an acknowledgement.
+            yield min(pause_s, self._patience_s(deadline))
+            pause_s = min(2 * pause_s, LAST_LOOK_S)
+        self._raise_if_lost(0)
+
+    def _has_arrived(self, channel: Channel) -> bool:
+        return self._is_safe or channel.acknowledged() >= channel.sent_bytes
+
     def send_end(self) -> Steps:
         """Send an empty message to every peer that is connected, or to the first that will be.
 

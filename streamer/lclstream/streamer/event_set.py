@@ -17,6 +17,8 @@ Run: TypeAlias = tuple[int, int, int]
 """First index, last index (included), step."""
 
 INDEX_LIMIT = 1 << 64
+# Fewer events tell nothing about their usual distance.
+FEWEST_IN_RUNS = 4
 
 
 def runs_of(index: npt.NDArray[np.uint64], step: int = 1) -> list[Run]:
@@ -30,12 +32,12 @@ def runs_of(index: npt.NDArray[np.uint64], step: int = 1) -> list[Run]:
     if count < 2:
         return [(int(each), int(each), step) for each in index]
     distances = np.diff(index.view(np.int64))
-    found, counts = np.unique(distances, return_counts=True)
-    usual = int(found[counts.argmax()])
-    if usual < 1:
-        usual = step
-    elif len(found) == 1:
-        return [(int(index[0]), int(index[-1]), usual)]
+    usual = step
+    if (distances[0] != step or distances.max() > step) and count >= FEWEST_IN_RUNS:
+        found, counts = np.unique(distances, return_counts=True)
+        # Else every set of events would have steps of its own, and asking take long.
+        if found[0] > 0 and 2 * counts.max() >= len(distances):
+            usual = int(found[counts.argmax()])
     ends = [*np.flatnonzero(distances != usual).tolist(), count - 1]
     starts = [0, *(end + 1 for end in ends[:-1])]
     return [

@@ -13,6 +13,7 @@ from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.config.event_sources import PacedSource
 from lclstream.streamer.data_sources import Extractor
 from lclstream.streamer.events import Event, EventSource, open_event_source
+from lclstream.streamer.execution.framing import Framing
 from lclstream.streamer.execution.options import RunOptions
 from lclstream.streamer.execution.pool import BatchPool, SendingEndedError
 from lclstream.streamer.execution.processing import (
@@ -27,7 +28,7 @@ from lclstream.streamer.pacing import paced
 from lclstream.streamer.progress import Progress
 from lclstream.streamer.rank import Place
 from lclstream.streamer.requirements import require_everything
-from lclstream.streamer.serializers import open_serializer
+from lclstream.streamer.serializers import Serializer, open_serializer
 from lclstream.streamer.steps import Steps
 from lclstream.streamer.stopping import StopRequest
 from lclstream.streamer.values import Values
@@ -72,14 +73,17 @@ class Pipeline:
             DeliveryError: messages could not be delivered; says how many.
         """
         require_everything(self._parameters)
-        source = open_event_source(self._parameters, self._place.rank, self._place.size)
-        with closing(source):
-            # One that waits for what is still to come must hear of the wish to end.
-            if interrupt_by := getattr(source, "interrupt_by", None):
-                interrupt_by(self._stop)
-            self._progress.of_source = lambda: getattr(source, "counts", {})
+        with ExitStack() as stack:
+            serializer = stack.enter_context(
+                closing(open_serializer(self._parameters, self._place))
+            )
+            framing = Framing(serializer, self._place, self._stop)
+            # What has failed before it could begin holds up no other rank.
+            stack.callback(framing.done, is_good=False)
+            source = stack.enter_context(closing(self._opened_source()))
+            framing.leader = int(getattr(source, "first_rank", 0))
             try:
-                self._stream(source)
+                self._stream(source, serializer, framing)
             except StuckError:
                 # Who is stuck in a handler holds it: closing it would hang too.
                 self._handlers.clear()
@@ -89,11 +93,18 @@ class Pipeline:
                 for _, handler in self._handlers:
                     handler.abort()
 
-    def _stream(self, source: EventSource) -> None:
+    def _opened_source(self) -> EventSource:
+        source = open_event_source(self._parameters, self._place.rank, self._place.size)
+        # One that waits for what is still to come must hear of the wish to end.
+        if interrupt_by := getattr(source, "interrupt_by", None):
+            interrupt_by(self._stop)
+        self._progress.of_source = lambda: getattr(source, "counts", {})
+        return source
+
+    def _stream(self, source: EventSource, serializer: Serializer, framing: Framing) -> None:
         """Open everything else, and let the events go their way."""
         parameters, progress = self._parameters, self._progress
         with ExitStack() as stack:
-            serializer = stack.enter_context(closing(open_serializer(parameters, self._place)))
             extractor = Extractor(parameters, wanted_values(parameters, serializer.labels))
             steps = [Steps(parameters) for _ in range(parameters.workers)]
             progress.missing, progress.skipped = extractor.missing, extractor.skipped
@@ -108,7 +119,9 @@ class Pipeline:
             batch_size = parameters.processing_pipeline.batch_size
             batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
             batcher.lasting = bool(getattr(source, "arrays_stay", False))
-            sender = Sender(serializer, self._handlers, pool, progress, self._stop, checkpoint)
+            sender = Sender(
+                serializer, self._handlers, pool, progress, self._stop, framing, checkpoint
+            )
             # Why nothing is sent any more, the sender says when it is left.
             with sender, suppress(SendingEndedError):
                 outlet = Outlet(batcher, sender)

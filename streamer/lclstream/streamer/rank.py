@@ -7,6 +7,7 @@ asked only on request: it takes a second to start.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lclstream.core.errors import InvalidConfigError
 
@@ -14,6 +15,7 @@ from lclstream.core.errors import InvalidConfigError
 # only one process runs; that is why its step must be known as well.
 _LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", None),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", None),
     ("PMI_RANK", "PMI_SIZE", None),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID"),
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"),
@@ -31,6 +33,8 @@ class Place:
 def place_from_environment(environment: Mapping[str, str] | None = None) -> Place:
     """Return what `mpiexec` or `srun` says, or the only rank when nothing launched us.
 
+    A launcher that speaks PMIx alone tells the rank but not the size: then MPI is asked.
+
     Raises:
         InvalidConfigError: the launcher's variables make no sense.
     """
@@ -46,7 +50,7 @@ def place_from_environment(environment: Mapping[str, str] | None = None) -> Plac
                 f"{rank_name} must be less than {size_name}, got {rank!r} and {size!r}"
             )
         return Place(int(rank), int(size))
-    return Place(0, 1)
+    return place_from_mpi() if "PMIX_RANK" in values else Place(0, 1)
 
 
 def place_from_mpi() -> Place:
@@ -55,8 +59,30 @@ def place_from_mpi() -> Place:
     Raises:
         InvalidConfigError: mpi4py is not installed.
     """
+    world = _world()
+    return Place(int(world.Get_rank()), int(world.Get_size()))
+
+
+def world_of(place: Place) -> Any:
+    """Return MPI's communicator of all ranks.
+
+    Raises:
+        InvalidConfigError: mpi4py is not installed, or knows of other ranks than the launcher.
+    """
+    world = _world()
+    found = Place(int(world.Get_rank()), int(world.Get_size()))
+    if found != place:
+        raise InvalidConfigError(
+            f"this is rank {place.rank} of {place.size}, but rank {found.rank} of {found.size} for"
+            " mpi4py, whose MPI library the launcher does not know: start the ranks with the"
+            " mpiexec of that library, or with srun --mpi=pmi2 or pmix"
+        )
+    return world
+
+
+def _world() -> Any:
     try:
         from mpi4py import MPI
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
         raise InvalidConfigError(f"mpi4py cannot be used: {error}") from None
-    return Place(int(MPI.COMM_WORLD.Get_rank()), int(MPI.COMM_WORLD.Get_size()))
+    return MPI.COMM_WORLD

@@ -121,6 +121,8 @@ class Lane:
     def _send(self, parcel: Parcel) -> bool:
         try:
             self._handler.send(parcel.message)
+            if parcel.must_arrive and hasattr(self._handler, "settle"):
+                self._handler.settle()
         except BaseException as error:
             self.error = error
             logger.warning("handler_failed", extra={"handler": self.name, "reason": str(error)})

@@ -42,5 +42,7 @@ class Parcel:
     """Handlers that are not done with it."""
     loan: Loan | None
     """Of the batch that it lies in; None for a message of its own memory."""
+    must_arrive: bool = False
+    """Whether a handler has to wait until the other side has it."""
     delivered: bool = True
     """Whether all handlers so far have taken it."""

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lclstream.core.errors import DeliveryError, StreamError
 from lclstream.streamer.batching import Batch
 from lclstream.streamer.checkpoint import Checkpoint
+from lclstream.streamer.execution.framing import Framing
 from lclstream.streamer.execution.lanes import Lane
 from lclstream.streamer.execution.parcels import Loan, Parcel
 from lclstream.streamer.execution.pool import LOOK_INTERVAL_S, BatchPool
@@ -45,6 +46,7 @@ class Sender:
         pool: the batches that `put` gets.
         progress: counts what all handlers have taken.
         stop: who asks for the end of everything.
+        framing: knows what goes around the messages of all ranks.
         checkpoint: remembers the events that have arrived.
     """
 
@@ -55,8 +57,10 @@ class Sender:
         pool: BatchPool,
         progress: Progress,
         stop: StopRequest,
+        framing: Framing,
         checkpoint: Checkpoint | None = None,
     ) -> None:
+        self._framing = framing
         self._serializer, self._pool = serializer, pool
         self._progress, self._stop = progress, stop
         self.lanes = [
@@ -69,7 +73,8 @@ class Sender:
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._is_complete = True
-        self._sequence = self._number = 0
+        self._sequence = self._number = self._passed_on = 0
+        self._moved = threading.Event()
         self._unmade = 0
         self._thread = threading.Thread(target=self._run, name="serializer", daemon=True)
 
@@ -100,6 +105,14 @@ class Sender:
         # Once a handler has failed not everything was read.
         self._is_complete = error is None and not self._pool.has_ended
         self._ready.put(None)
+        is_good = False
+        try:
+            self._finish(error)
+            is_good = self._is_complete
+        finally:
+            self._framing.done(is_good=is_good)
+
+    def _finish(self, error: BaseException | None) -> None:
         self._wait()
         if self._stop.now:
             if self._left:
@@ -154,6 +167,10 @@ class Sender:
                     self._serialize(batch, loan)
                 finally:
                     loan.release()
+            if self._is_wanted():
+                self._framing.begin(self._say)
+                if self._is_complete:
+                    self._framing.end(self._say)
         except BaseException as error:
             self._error = error
         finally:
@@ -166,6 +183,7 @@ class Sender:
         if not self._is_wanted():
             self._unmade += 1
             return
+        self._framing.begin(self._say)
         batch.sequence = self._sequence
         row = 0
         for message in self._serializer.messages(batch):
@@ -181,11 +199,28 @@ class Sender:
         """Return whether anybody still takes messages."""
         return not (self._stop.now or (self.lanes and all(lane.error for lane in self.lanes)))
 
-    def _hand_over(self, message: Message, index: npt.NDArray[np.uint64], loan: Loan) -> None:
+    def _say(self, messages: Iterable[Message]) -> None:
+        """Send what goes around the messages; when others wait for it, until it has arrived."""
+        for message in messages:
+            self._hand_over(message, None, None, must_arrive=self._framing.is_shared)
+        while self._framing.is_shared and self._is_wanted() and self._passed_on < self._number:
+            self._moved.wait(LOOK_INTERVAL_S)
+            self._moved.clear()
+
+    def _hand_over(
+        self,
+        message: Message,
+        index: npt.NDArray[np.uint64] | None,
+        loan: Loan | None,
+        *,
+        must_arrive: bool = False,
+    ) -> None:
         complete = Message(message.parts, message.events, index, message.hash64())
         self._number += 1
-        loan.claim()
-        parcel = Parcel(complete, self._number, max(len(self.lanes), 1), loan)
+        if loan is not None:
+            loan.claim()
+        handlers = max(len(self.lanes), 1)
+        parcel = Parcel(complete, self._number, handlers, loan, must_arrive=must_arrive)
         if not self.lanes:
             self._passed(parcel, True)
         for lane in self.lanes:
@@ -198,9 +233,12 @@ class Sender:
             parcel.pending -= 1
             parcel.delivered = parcel.delivered and is_taken
             is_done = not parcel.pending
+            self._passed_on += is_done
         if not is_done:
             self._advance()
             return
+        if parcel.must_arrive:
+            self._moved.set()
         if parcel.delivered:
             self._progress.delivered(parcel.message)
             self._advance(parcel)

@@ -20,6 +20,7 @@ class Handler(Protocol):
 
     - `settled`, a number: how many messages, from the first one on, will not be lost whatever
       happens to this process. Without it, that is a message for which `send` has returned;
+    - `settle()`, which waits until the other side has all that was sent;
     - `prepare(configuration)`, called before the first message with the hash of the configuration;
       returns the `EventSet` of what earlier runs have delivered, if it is to continue one.
     """

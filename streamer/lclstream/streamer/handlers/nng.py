@@ -58,6 +58,20 @@ class NngPushHandler:
         """
         self._push.send(message.parts)
 
+    @property
+    def settled(self) -> int:
+        """How many messages, from the first one on, are safe whatever becomes of this process."""
+        return self._push.settled
+
+    def settle(self) -> None:
+        """Wait until the receivers, or their kernels, have all that was sent.
+
+        Raises:
+            UnavailableError: they have not acknowledged it in time.
+            DeliveryError: messages were lost.
+        """
+        self._push.settle()
+
     def close(self, *, complete: bool = True) -> None:
         """Wait until the receivers, or their kernels, have acknowledged everything.
 
