@@ -85,7 +85,11 @@ def test_check_says_what_several_ranks_must_mind(
     document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     urls = ["tcp://0.0.0.0:5000", "tcp://0.0.0.0:5001-5009"]
-    handler = {"type": "BinaryDataStreamingDataHandler", "role": "server", "urls": urls}
+    handler: dict[str, Any] = {
+        "type": "BinaryDataStreamingDataHandler",
+        "role": "server",
+        "urls": urls,
+    }
     document["data_handlers"] = [handler]
     path = tmp_path / "served.yaml"
     path.write_text(yaml.safe_dump(document))

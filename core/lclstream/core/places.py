@@ -35,9 +35,11 @@ def place_of(location: Location, model: type[BaseModel] | None) -> Place:
         members = _members(annotation)
         if members:
             is_tagged = _is_tagged_union(members)
+            # A member may be known by its name alone, if it cannot be used.
+            is_member = part in getattr(annotation, "tags", tuple)()
             annotation = _chosen(members, part)
             # Who reports a fault without validation need not name the member.
-            if annotation is not None or not is_tagged:
+            if annotation is not None or is_member or not is_tagged:
                 branch = number if branch is None and not is_tagged else branch
                 continue
         if part == "[key]":

@@ -82,6 +82,11 @@ class Choice(StrictModel):
         return models
 
     @classmethod
+    def tags(cls) -> tuple[str, ...]:
+        """Return every type that a field of this type can name, also what cannot be used."""
+        return cls.section.names if "section" in cls.__dict__ else ()
+
+    @classmethod
     def model_of(cls, name: str) -> type["Choice"]:
         """Return the model of one type of this section, ours or that of a package.
 

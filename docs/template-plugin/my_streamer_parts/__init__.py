@@ -1,0 +1,1 @@
+"""Parts of our own for the streamer: see `config.py` for what each can be told."""
