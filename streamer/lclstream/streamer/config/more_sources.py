@@ -109,6 +109,8 @@ class FolderEventSourceConfig(EventFilesConfig):
     as `auto` does too where another machine writes."""
     poll_s: float = Field(default=0.5, gt=0)
     """How often to look."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What happens where a file cannot be read: the run fails, or goes on with the next file."""
 
     @model_validator(mode="after")
     def _ends(self) -> Self:

@@ -10,16 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
-import h5py
-
 from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import Hdf5EventSourceConfig, Parameters
 from lclstream.streamer.config.data_sources import wanted_readings
 from lclstream.streamer.config.source_identifier import identifier_files
 from lclstream.streamer.events import Event
-from lclstream.streamer.sources.hdf5_column import reading
-from lclstream.streamer.sources.hdf5_file import Hdf5EventFile, Name, open_file
-from lclstream.streamer.sources.hdf5_layout import child_of, discover, natural
+from lclstream.streamer.sources.hdf5_file import Hdf5EventFile, Name
+from lclstream.streamer.sources.hdf5_layout import natural
 
 logger = logging.getLogger(__name__)
 
@@ -149,38 +146,5 @@ def describe(source_identifier: str) -> Iterator[str]:
     """
     for path in files_of(source_identifier):
         yield str(path)
-        with open_file(path) as file:
-            yield from _listing(file)
-            names = discover(file).names
-        width = max(map(len, names), default=0)
-        for name, place in names.items():
-            yield f"  {name:{width}}  = {place}"
-
-
-def _listing(file: h5py.File) -> list[str]:
-    lines: list[str] = []
-    with reading(f"the datasets of {file.filename}"):
-        _list(file, lines)
-    return lines
-
-
-def _list(file: h5py.File, lines: list[str]) -> None:
-    file.visititems(lambda name, item: lines.extend(_line(name, item)))
-    file.visititems_links(lambda name, link: lines.extend(_broken(file, name, link)))
-
-
-def _line(name: str, item: h5py.Dataset | h5py.Group) -> list[str]:
-    if not isinstance(item, h5py.Dataset):
-        return []
-    shape = " x ".join(map(str, item.shape or ())) or "one value"
-    return [f"  /{name}: {item.dtype}, {shape}"]
-
-
-def _broken(file: h5py.File, name: str, link: object) -> list[str]:
-    """Return the line of an external link; of one that leads nowhere too."""
-    if not isinstance(link, h5py.ExternalLink):
-        return []
-    item = child_of(file, name)
-    if isinstance(item, h5py.Dataset):
-        return [f"{_line(name, item)[0]}, in {link.filename}"]
-    return [f"  /{name}: in {link.filename}" + ("" if item is not None else ", which is not there")]
+        with closing(Hdf5EventFile(path, Hdf5EventSourceConfig())) as file:
+            yield from file.describe()

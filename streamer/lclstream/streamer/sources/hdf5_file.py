@@ -20,6 +20,7 @@ from lclstream.streamer.sources.hdf5_column import (
     Rows,
     reading,
 )
+from lclstream.streamer.sources.hdf5_info import listing
 from lclstream.streamer.sources.hdf5_layout import (
     SIGNAL,
     Layout,
@@ -153,6 +154,14 @@ class Hdf5EventFile:
             found = self._opened(path, _called(name))
         self._rows[name] = found
         return found
+
+    def describe(self) -> list[str]:
+        """Return a line for each dataset, and for each name that data sources may use.
+
+        Raises:
+            DecodeError: the file is damaged.
+        """
+        return listing(self.file, self.layout.names)
 
     def _place(self, name: Name) -> str | None:
         """Return the path of a reading, None when the file has none."""
