@@ -27,8 +27,9 @@ Print the JSON schema of a configuration in its present form, with the types of 
 Editors complete and check a configuration with it; what `check` knows beyond that, it cannot say.
 """
 INSPECT_DESCRIPTION = """\
-List the detectors and fields of XTC2 files, or the datasets of HDF5 files: the names that data
-sources can read.
+List the detectors and fields of XTC2 files, or the datasets of HDF5, NeXus, CXI and NumPy files:
+the names that data sources can read. Of a folder, list its files; of an address such as
+tcp://detector:31001, the first messages of the stream, which are taken out of it.
 """
 
 
@@ -83,10 +84,10 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     verb.set_defaults(run=print_schema)
 
     verb = add_parser(
-        verbs, "inspect", "show what is in XTC2 or HDF5 files", INSPECT_DESCRIPTION,
+        verbs, "inspect", "show what is in files, folders or streams", INSPECT_DESCRIPTION,
         "example:\n  lclstream streamer inspect run7.xtc2\n",
     )  # fmt: skip
-    verb.add_argument("source", help="source_identifier: files, separated by commas")
+    verb.add_argument("source", help="source_identifier: files, folders or addresses, with commas")
     verb.set_defaults(run=inspect)
 
 
@@ -151,11 +152,9 @@ def print_schema(options: argparse.Namespace) -> int:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """Print what files hold."""
-    if options.source.endswith((".h5", ".hdf5", ".cxi", ".nxs")):
-        from lclstream.streamer.sources.hdf5 import describe
-    else:
-        from lclstream.streamer.sources.xtc2_info import describe
+    """Print what files, folders or streams hold."""
+    from lclstream.streamer.sources.inspection import describe
+
     for line in describe(options.source):
         print(line)  # noqa: T201
     return 0
