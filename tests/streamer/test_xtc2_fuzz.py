@@ -154,6 +154,12 @@ def inputs(whole: list[bytes], seed: int) -> Iterator[list[bytes]]:
         ]
 
 
+def put(path: Path, raw: bytes) -> None:
+    # Some file systems wait for the disk where a file is written anew.
+    path.unlink(missing_ok=True)
+    path.write_bytes(raw)
+
+
 def read_all(config: Parameters, size: int) -> DecodeError | None:
     """Read everything that can be read, and return what ends the reading early."""
     try:
@@ -187,7 +193,7 @@ def test_damage_is_a_typed_error_or_none(
     try:
         for raws in inputs(whole, seed=len(access) * 10 + len(on_error)):
             for path, raw in zip(paths, raws, strict=True):
-                path.write_bytes(raw)
+                put(path, raw)
             error = read_all(config, 1)
             if error is not None:
                 assert on_error == "stop", error
@@ -203,7 +209,7 @@ def test_damage_is_a_typed_error_or_none(
 def test_damage_of_an_index_changes_nothing(tmp_path: Path, whole: list[bytes]) -> None:
     paths = [stream_path(tmp_path, stream) for stream in range(2)]
     for path, raw in zip(paths, whole, strict=True):
-        path.write_bytes(raw)
+        put(path, raw)
         write_index([path])
     indexes = [index_path(path) for path in paths]
     sound = [path.read_bytes() for path in indexes]
@@ -211,7 +217,7 @@ def test_damage_of_an_index_changes_nothing(tmp_path: Path, whole: list[bytes]) 
     expected = [later(START, 100 * index + 100) for index in range(3)]
     for raws in inputs(sound, seed=5):
         for path, raw in zip(indexes, raws, strict=True):
-            path.write_bytes(raw)
+            put(path, raw)
         events = [each for rank in range(2) for each in Xtc2EventSource(config, rank, 2)]
         assert sorted(each.timestamp for each in events) == expected
 
@@ -219,7 +225,7 @@ def test_damage_of_an_index_changes_nothing(tmp_path: Path, whole: list[bytes]) 
 def test_damage_does_not_end_a_listing(tmp_path: Path, whole: list[bytes]) -> None:
     path = tmp_path / "any.xtc2"
     for raws in inputs(whole, seed=6):
-        path.write_bytes(raws[0])
+        put(path, raws[0])
         error = None
         try:
             list(describe(str(path)))
