@@ -18,6 +18,7 @@ from tests.client.messages import Producer
 from tests.streamer.serializing import (
     STAMP,
     Given,
+    document_of,
     events,
     parameters_of,
     same,
@@ -30,6 +31,7 @@ from lclstream.client import stream
 from lclstream.client.batches import Batch
 from lclstream.client.formats import Decoder, decode, format_of
 from lclstream.core.errors import DecodeError
+from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.values import Ragged
 
 VECTORS = Path(__file__).parents[3] / "shared/vectors/streamer"
@@ -120,6 +122,15 @@ def test_every_format_gives_the_same_batch(form: str) -> None:
     assert check(batch, [{"frame": each["frame"]} for each in values], 0) == 3
     assert batch.steps is not None
     assert batch.steps.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("form", BATCH_WISE)
+def test_units_are_said(form: str) -> None:
+    document = document_of(["a", "b.c"], 1, **BATCH_WISE[form])
+    document["data_sources"]["b.c"]["units"] = "µJ"
+    given_events = events([{"a": 1, "b.c": 2.5}])
+    (payload,) = sent(parse_parameters(document), given_events).payloads
+    assert decode(payload).units == {"b.c": "µJ"}
 
 
 @pytest.mark.parametrize("form", [*BATCH_WISE][1:])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.streamer.serializing import (
     STAMP,
     Given,
+    document_of,
     events,
     kinds,
     made,
@@ -19,6 +20,7 @@ from tests.streamer.serializing import (
 )
 
 from lclstream.core.errors import InvalidConfigError
+from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.values import Ragged
 
@@ -277,6 +279,24 @@ def test_what_crystfel_would_mistake_is_refused(
         parameters_of(names, 1, type=TYPE, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("number", {"images": ["number"]}, r"images: value 'number' is not an image"),
+        ("x_fs", {"peaks": "x"}, r"peaks: value 'x_fs' is not one number for each peak"),
+        ("text", {"wavelength": "text"}, r"wavelength: value 'text' is not a number"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_run(
+    name: str, options: dict[str, Any], problem: str
+) -> None:
+    document = document_of(["x_ss", "x_intensity"], 1, type=TYPE, **options)
+    kind = {"type": "SourceIdentifier"} if name == "text" else {"type": "FloatValue", "value": 1}
+    document["data_sources"][name] = kind
+    with pytest.raises(InvalidConfigError, match=problem):
+        parse_parameters(document)
+
+
 def test_keys_that_begin_alike_can_be_renamed() -> None:
     fields = {"detector": "panel_name", "detector_data": "detector_data"}
     values: list[Given] = [{"detector": "epix", "detector_data": np.zeros((2, 3), np.int32)}]
@@ -289,6 +309,7 @@ def test_keys_that_begin_alike_can_be_renamed() -> None:
     ("value", "options", "problem"),
     [
         (np.zeros(3), {"images": ["x_fs"]}, r"^value 'x_fs' is not an image, but float64 3$"),
+        (np.zeros(3), {"wavelength": "x_fs"}, r"^value 'x_fs' is not a number, but float64 3$"),
         (np.float32(3), {"peaks": "x"}, r"is not one number for each peak, but float32 a single"),
     ],
 )

@@ -222,6 +222,17 @@ def test_what_an_image_says() -> None:
     ]  # fmt: skip
 
 
+def test_a_start_says_units() -> None:
+    document = document_of(
+        ["frame", "x"], 1, type=TYPE, dialect="stream2", data_source_to_serialize="frame"
+    )
+    document["data_sources"]["x"]["units"] = "mm"
+    start, *_ = whole_stream(
+        parse_parameters(document), events([{"frame": np.zeros((2, 2), np.uint8), "x": 1}])
+    )
+    assert read(start)["user_data"]["units"] == {"x": "mm"}
+
+
 def test_without_identification_only_values_and_conversions_are_said() -> None:
     values: list[Given] = [{"frame": np.zeros((3, 4), np.uint16), "x": 1}]
     config = parameters(values[0], identification=False)

@@ -17,7 +17,7 @@ from lclstream.core.errors import DecodeError
 
 SIGNATURE = b"\xff\xff\xff\xff"
 GROUP = "lclstream/"
-DTYPE, SHAPE = b"lclstream.dtype", b"lclstream.shape"
+DTYPE, SHAPE, UNITS = b"lclstream.dtype", b"lclstream.shape", b"lclstream.units"
 # What pyarrow raises for damaged messages, depending on where the damage is.
 ARROW_ERRORS = (
     pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError,
@@ -76,6 +76,11 @@ def _batch(table: pa.Table, fields: Collection[str] | None, size_bytes: int) -> 
         timestamps=_numbers(table, "timestamp"),
         steps=_numbers(table, "step"),
         valid=valid,
+        units={
+            field.name: field.metadata[UNITS].decode("utf-8", "replace")
+            for field in table.schema
+            if UNITS in (field.metadata or {})
+        },
         experiment=metadata.get("lclstream.experiment", ""),
         run=_integer(metadata, "run"),
         rank=_integer(metadata, "rank"),

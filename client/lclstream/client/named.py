@@ -17,7 +17,7 @@ from lclstream.core.errors import DecodeError
 Load = Callable[[], Array]
 
 GROUP = "lclstream/"
-MASKS, OFFSETS = f"{GROUP}valid/", f"{GROUP}offsets/"
+MASKS, OFFSETS, UNITS = f"{GROUP}valid/", f"{GROUP}offsets/", f"{GROUP}units/"
 INDEX = f"{GROUP}event_index"
 # Behind the name of an image: [events, channels, rows, columns] before padding.
 ORIGINAL_SHAPE = "_original_shape"
@@ -94,6 +94,11 @@ def _checked(
             name.removeprefix(MASKS): _mask(name, load(), count)
             for name, load in own.items()
             if name.startswith(MASKS)
+        },
+        units={
+            name.removeprefix(UNITS): _text(own, name.removeprefix(GROUP))
+            for name in own
+            if name.startswith(UNITS)
         },
         experiment=_text(own, "experiment"),
         run=_integer(own, "run"),

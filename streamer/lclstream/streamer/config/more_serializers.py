@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from lclstream.core.models import near
+from lclstream.streamer.config.known import Known
+from lclstream.streamer.config.processing import StepsPipeline
 from lclstream.streamer.config.registry import Finding, SerializerModel
 
 if TYPE_CHECKING:
@@ -128,11 +130,7 @@ class CrystfelMsgpackSerializerConfig(SerializerModel):
         """Yield values that do not exist, and keys that CrystFEL would take for others."""
         labels = parameters.labels
         yield from renamed(("fields",), self.fields, labels)
-        for label in (*(self.images or ()), *self.peak_labels, self.wavelength):
-            if label is not None and label not in labels:
-                place = "wavelength" if label == self.wavelength else "images"
-                place = "peaks" if label in self.peak_labels else place
-                yield (place,), f"there is no value {label!r}{near(label, labels)}", label
+        yield from self._unfit(parameters)
         keys = self.keys_of(labels)
         if OWN_GROUP in keys.values() and self.identification:
             yield ("fields",), f"{OWN_GROUP} is the key of our own metadata", OWN_GROUP
@@ -144,6 +142,33 @@ class CrystfelMsgpackSerializerConfig(SerializerModel):
             if key not in every:
                 text = f"no value has this key{near(key, every)}"
                 yield ("geometry_keys", number), text, key
+
+    def _unfit(self, parameters: "Parameters") -> Iterator[Finding]:
+        """Yield values that do not exist, or are not what they shall be."""
+        known = known_of(parameters)
+        for place, label in (
+            *(("images", label) for label in self.images or ()),
+            *(("peaks", label) for label in self.peak_labels),
+            *(("wavelength", label) for label in (self.wavelength,) if label is not None),
+        ):
+            value = known.get(label, Known())
+            if label not in parameters.labels:
+                text = f"there is no value {label!r}{near(label, parameters.labels)}"
+                yield (place,), text, label
+            elif place == "images" and not value.may_be_image:
+                yield (place,), f"value {label!r} is not an image", label
+            elif place == "peaks" and value.is_ragged is False:
+                yield (place,), f"value {label!r} is not one number for each peak", label
+            elif place == "wavelength" and (value.is_text or value.shape):
+                yield (place,), f"value {label!r} is not a number", label
+
+
+def known_of(parameters: "Parameters") -> Mapping[str, Known]:
+    """Return what is known about the values that are sent."""
+    pipeline = parameters.processing_pipeline
+    if not isinstance(pipeline, StepsPipeline):
+        return {}
+    return pipeline.known_behind(parameters.sources_by_label)
 
 
 def _collisions(keys: list[str]) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from lclstream.core.models import near
 from lclstream.streamer.config.known import Known
-from lclstream.streamer.config.processing import StepsPipeline
+from lclstream.streamer.config.more_serializers import known_of
 from lclstream.streamer.config.registry import Finding, SerializerModel
 
 if TYPE_CHECKING:
@@ -152,11 +152,8 @@ class SimplonBinarySerializerConfig(SerializerModel):
             usual = name == type(self).model_fields[field].default
             if name is not None and not usual and not labels_of(parameters, name):
                 yield (field,), f"there is no value {name!r}{near(name, labels)}", name
-        pipeline = parameters.processing_pipeline
-        if isinstance(pipeline, StepsPipeline):
-            known = pipeline.known_behind(parameters.sources_by_label)
-            for text in self._unfit(known.get(image, Known())):
-                yield ("data_source_to_serialize",), f"value {image!r} {text}", image
+        for text in self._unfit(known_of(parameters).get(image, Known())):
+            yield ("data_source_to_serialize",), f"value {image!r} {text}", image
 
     def _unfit(self, image: Known) -> Iterator[str]:
         """Yield why something can be no image."""

@@ -10,7 +10,8 @@
 | readings of a number that varies | large list of the above |
 
 A missing reading is null. `lclstream.dtype` in a field's metadata is NumPy's name of what was
-sent, where Arrow's type does not say it, and `lclstream.shape` the shape of an array of text.
+sent, where Arrow's type does not say it, `lclstream.shape` the shape of an array of text, and
+`lclstream.units` the units where the configuration says them.
 
 What identifies the events are the columns `lclstream/event_index`, `lclstream/timestamp` (uint64)
 and `lclstream/step` (uint32); what identifies the message is in the metadata of the schema, as
@@ -49,9 +50,8 @@ class ArrowSerializer(BatchSerializer):
 
     def messages(self, batch: Batch) -> Iterable[Message]:
         """Return the one message of a batch; it is valid until the batch is used again."""
-        names, columns, fields = [], [], []
+        columns, fields = [], []
         for name, column, metadata in self._columns(batch):
-            names.append(name)
             columns.append(column)
             fields.append(pa.field(name, column.type, metadata=metadata))
         schema = pa.schema(fields, self._metadata(batch) or None)
@@ -66,12 +66,17 @@ class ArrowSerializer(BatchSerializer):
             mask = batch.valid.get(label)
             mask = None if mask is None else mask[: batch.count]
             if label in present:
-                yield label, *_column(present[label], batch, mask)
+                column, metadata = _column(present[label], batch, mask)
+                yield label, column, metadata | self._units(label)
             elif self._identification:
                 yield label, pa.nulls(batch.count), {}
         if self._identification:
             for name, array in self._provenance.of_events(batch):
                 yield f"{GROUP}/{name}", _numbers(array, None), {}
+
+    def _units(self, label: str) -> dict[str, str]:
+        units = self._provenance.units.get(label) if self._identification else None
+        return {f"{GROUP}.units": units} if units else {}
 
     def _metadata(self, batch: Batch) -> dict[str, str]:
         if not self._identification:

@@ -11,6 +11,7 @@ Beside the values of the data sources a message holds, below `lclstream/`:
 | `experiment`, `source_identifier` | bytes, () | |
 | `configuration_sha256` | bytes, () | hash of what decides the data, in hexadecimal digits |
 | `valid/<name>` | uint8, (events,) | 1 where the reading exists; absent: it always does |
+| `units/<name>` | bytes, () | as far as the configuration says them |
 | `offsets/<name>` | uint64, (events + 1,) | event i has the readings offsets[i] to \
 offsets[i + 1] of the values `<name>` |
 
@@ -63,6 +64,13 @@ class Provenance:
         self.source_identifier = parameters.source_identifier
         self.place = place
         self._configuration = configuration_hash(parameters)
+        sources, labels = parameters.sources_by_label, parameters.labels
+        self.units = {
+            label: sources[label].units
+            for label in labels
+            if label in sources and sources[label].units
+        }
+        """Label -> units of its values, as far as the configuration says them."""
 
     def of_events(self, batch: Batch) -> Iterator[tuple[str, Array]]:
         """Yield what has one element for each event, by name."""
@@ -106,6 +114,9 @@ def named_arrays(
         yield f"{group}/{name}", array
     for name, value in provenance.of_message(batch).items():
         yield f"{group}/{name}", scalar(name, value)
+    for label, units in provenance.units.items():
+        if label in names:
+            yield f"{group}/units/{names[label].strip('/')}", scalar("units", units)
     for label, mask in batch.valid.items():
         yield f"{group}/valid/{names[label].strip('/')}", mask[: batch.count]
 

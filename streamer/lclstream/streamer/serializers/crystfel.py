@@ -98,6 +98,8 @@ class CrystfelMsgpackSerializer(BatchSerializer):
         is_named = label in (self._config.images or ())
         if is_named and not self._is_image(column):
             raise InvalidConfigError(f"value {label!r} is not an image, but {_described(column)}")
+        if label == self._config.wavelength and (column.shape or column.dtype.kind not in "iuf"):
+            raise InvalidConfigError(f"value {label!r} is not a number, but {_described(column)}")
         if label in self._config.peak_labels and (not column.is_ragged or column.shape):
             raise InvalidConfigError(
                 f"value {label!r} is not one number for each peak, but {_described(column)}"

@@ -7,6 +7,7 @@ What is no part of the standard stands in `user_data`, which its clients pass on
 | `detector_dtype`, `image_dtype`, `scale`, `offset`, `masked` | how frames became images |
 | `frame_shape` | of a frame, where that is a stack of panels: they are one below the other |
 | `geometry` | text |
+| `units` | label -> units of the value, as far as the configuration says them |
 | `detector_type`, `experiment`, `run`, `ranks`, `source_identifier`, `format` | |
 
 | of an image | |
@@ -220,6 +221,8 @@ class Stream2:
             found["geometry"] = geometry[-1]
         if self._config.detector_type:
             found["detector_type"] = self._config.detector_type
+        if self._provenance.units and self._config.identification:
+            found["units"] = self._provenance.units
         if self._config.identification:
             run = run_of(self._parameters) if first is None else first.batch.form.run
             experiment = None if first is None else first.batch.form.experiment
