@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,22 @@ class ArrayEventFile:
         """Readings that this file lacks and others of the source have."""
         self._arrays: dict[str, Array] = {}
         self._archive: Any = None
+        self._held = ExitStack()
         self._names: tuple[str, ...] = (ONLY,)
-        with _reading(path):
-            if path.suffix == ".npz":
-                self._archive = np.load(path, allow_pickle=False)
-                self._names = tuple(self._archive.files)
-            else:
+        with _reading(path), ExitStack() as stack:
+            if path.suffix != ".npz":
                 self._arrays[ONLY] = np.load(path, mmap_mode="r", allow_pickle=False)
+                return
+            # NumPy does not close what it has opened when it is no archive.
+            file = stack.enter_context(path.open("rb"))
+            self._archive = stack.enter_context(np.load(file, allow_pickle=False))
+            self._names = tuple(self._archive.files)
+            self._held = stack.pop_all()
 
     def close(self) -> None:
         """Close the file."""
         self._arrays.clear()
-        if self._archive is not None:
-            self._archive.close()
+        self._held.close()
 
     def has(self, name: Name) -> bool:
         """Return whether the file has a reading."""
