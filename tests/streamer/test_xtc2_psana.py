@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from tests.helpers.psana_answers import Psana, agree, value_of
@@ -18,8 +19,10 @@ from tests.helpers.xtc2_runs import (
     EPICS,
     EXPERIMENT,
     RUN,
+    START,
     WAVE,
     MadeEvent,
+    field,
     made_events,
     parameters,
     same,
@@ -32,9 +35,17 @@ from lclstream.streamer.events import Event
 from lclstream.streamer.sources.xtc2 import Xtc2EventSource
 from lclstream.streamer.sources.xtc2_dgram import Dgram, Window, parse_names
 from lclstream.streamer.sources.xtc2_file import Xtc2File
-from lclstream.streamer.sources.xtc2_format import FieldType, Key, Service, XtcType
+from lclstream.streamer.sources.xtc2_format import (
+    FieldType,
+    Key,
+    Names,
+    Service,
+    XtcType,
+    later,
+)
 from lclstream.streamer.sources.xtc2_index import index_path
 from lclstream.streamer.sources.xtc2_index_writer import SMDINFO, write_index
+from lclstream.streamer.sources.xtc2_writer import Xtc2Writer
 
 EXAMPLES = 2000 if os.environ.get("LCLSTREAM_SOAK") else 40
 # The first test installs the environment.
@@ -142,6 +153,39 @@ def test_psana_follows_chunks_by_our_index(psana: Psana, tmp_path: Path) -> None
     source = {"exp": EXPERIMENT, "run": RUN, "dir": str(tmp_path)}
     (found,) = psana.ask(data_source=source, detectors=["cam"])
     check_run(found, made)
+
+
+def test_psana_stacks_panels_as_we_do(psana: Psana, tmp_path: Path) -> None:
+    panels = [
+        Names(
+            detector="jungfrau",
+            detector_type="jungfrau",
+            serial=f"panel{segment}",
+            algorithm="raw",
+            version=(0, 2, 0),
+            segment=segment,
+            fields=(field("raw", FieldType.U2, 3),),
+        )
+        # Neither in order nor without a gap.
+        for segment in (5, 0, 2)
+    ]
+    frames = np.random.default_rng(1).integers(0, 1 << 16, (6, 1, 512, 1024), np.uint16)
+    for stream, detectors in enumerate([panels[:2], panels[2:]]):
+        path = stream_path(tmp_path, stream)
+        with Xtc2Writer(
+            path, experiment=EXPERIMENT, run=RUN, start=START, detectors=detectors
+        ) as file:
+            file.begin_run(later(START, 10))
+            values = {each.key: {"raw": frames[each.segment]} for each in detectors}
+            file.event(later(START, 20), values)
+            file.end_run(later(START, 30))
+        write_index([path])
+    source = {"exp": EXPERIMENT, "run": RUN, "dir": str(tmp_path)}
+    (found,) = psana.ask(data_source=source, detectors=["jungfrau"])
+    (event,) = events_of(f"exp={EXPERIMENT},run={RUN},dir={tmp_path}")
+    ours = event.read("jungfrau", "raw.raw")
+    assert same(ours, frames[[0, 2, 5], 0])
+    assert same(value_of(found["events"][0]["raw"]["jungfrau"]), ours)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
