@@ -117,7 +117,8 @@ class Pipeline:
                 stack.enter_context(closing(checkpoint))
             pool = BatchPool(serializer.new_batch, self._stop)
             batch_size = parameters.processing_pipeline.batch_size
-            batcher = Batcher(serializer.labels, batch_size, extractor.may_miss, pool.take)
+            may_miss = extractor.may_miss or steps[0].may_miss
+            batcher = Batcher(serializer.labels, batch_size, may_miss, pool.take)
             batcher.lasting = bool(getattr(source, "arrays_stay", False))
             sender = Sender(
                 serializer, self._handlers, pool, progress, self._stop, framing, checkpoint
