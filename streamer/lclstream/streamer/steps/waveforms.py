@@ -12,6 +12,7 @@ from lclstream.streamer.steps.mapping import MappingStep, Numbers, array_of, mis
 from lclstream.streamer.values import Ragged, Reading, Values
 
 Indices: TypeAlias = npt.NDArray[np.int64]
+Doubles: TypeAlias = npt.NDArray[np.float64]
 
 
 class WaveformBaseline(MappingStep[configs.WaveformBaselineConfig]):
@@ -30,20 +31,31 @@ class WaveformBaseline(MappingStep[configs.WaveformBaselineConfig]):
             raise self.misfit(label, "is one number, not a waveform")
         for text in config.length_objections(waveform.shape[-1]):
             raise self.misfit(label, text)
-        dtype = waveform.dtype if waveform.dtype.kind == "f" else np.dtype(np.int64)
-        out = waveform.astype(dtype)
-        for converter in range(config.converters):
-            first = waveform[..., converter : config.samples + converter : config.converters]
-            mean = np.trunc(first.mean(axis=-1, dtype=np.float64, keepdims=True))
-            out[..., converter :: config.converters] -= mean.astype(dtype)
-        if dtype.kind == "f":
-            return out
-        info = np.iinfo(config.dtype)
-        if out.size and not (info.min <= out.min() and out.max() <= info.max):
-            raise self.misfit(
-                label, f"holds {out.min()} to {out.max()}, too far for {config.dtype}"
-            )
-        return out.astype(config.dtype)
+        size = waveform.shape[-1]
+        baselines = self._baselines(waveform)
+        baseline = np.tile(baselines, -(-size // config.converters))[..., :size]
+        if waveform.dtype.kind == "f":
+            corrected: Numbers = waveform - baseline.astype(waveform.dtype)
+            return corrected
+        wide = np.int32 if waveform.dtype.itemsize < 4 else np.int64
+        return self._narrowed(label, np.subtract(waveform, baseline.astype(wide), dtype=wide))
+
+    def _baselines(self, waveform: Numbers) -> Doubles:
+        """Return the mean of the first samples of each converter, shape (..., converters)."""
+        converters = self.config.converters
+        count = -(-self.config.samples // converters)
+        first = waveform[..., : count * converters]
+        first = first.reshape(*first.shape[:-1], count, converters)
+        means: Doubles = first.mean(axis=-2, dtype=np.float64)
+        return np.trunc(means)
+
+    def _narrowed(self, label: str, signal: Numbers) -> Numbers:
+        info = np.iinfo(self.config.dtype)
+        is_narrower = signal.dtype.itemsize > info.bits // 8
+        if is_narrower and signal.size and not info.min <= signal.min() <= signal.max() <= info.max:
+            text = f"holds {signal.min()} to {signal.max()}, too far for {self.config.dtype}"
+            raise self.misfit(label, text)
+        return signal.astype(self.config.dtype, copy=False)
 
 
 class WaveformWindows:
