@@ -1,11 +1,12 @@
 """Where events come from: the models of the `event_source` section."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from lclstream.streamer.config.calibration import CalibrationConfig
 from lclstream.streamer.config.registry import EventSourceModel
+from lclstream.streamer.config.simulated_parts import SimulatedCamera, SimulatedDigitizer
 
 
 class PacedSource(EventSourceModel):
@@ -62,6 +63,21 @@ class SimulatedDetectorEventSourceConfig(PacedSource):
     pixel_um: float = Field(default=75.0, gt=0)
     cell_angstrom: tuple[float, float, float] = (79.1, 79.1, 38.4)
     """Edges of the (rectangular) unit cell."""
+    cameras: tuple[SimulatedCamera, ...] = ()
+    """More area detectors in the same beam."""
+    digitizers: tuple[SimulatedDigitizer, ...] = ()
+    """Waveform digitisers, such as those of electron time-of-flight spectrometers."""
+    events_per_step: int = Field(default=0, ge=0)
+    """Events in one step of a scan; 0 = no scan."""
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Self:
+        names = [self.detector, "truth", "gmd", "ebeamh"]
+        names += [each.name for each in (*self.cameras, *self.digitizers)]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"detectors must have different names: {', '.join(sorted(twice))}")
+        return self
 
 
 class EventFilesConfig(PacedSource):
