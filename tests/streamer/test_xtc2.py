@@ -102,6 +102,16 @@ def test_an_event_of_one_stream_only_is_an_event(tmp_path: Path) -> None:
     assert [each.read("wave", "fex.pulse") is None for each in events] == [False, False, True, True]
 
 
+def test_what_there_is_is_known_before_the_first_event(tmp_path: Path) -> None:
+    made = made_events(4)
+    write_run(stream_path(tmp_path, 0), made, detectors=[WAVE])
+    # The clock of this one is behind: it is configured when others have events.
+    write_run(stream_path(tmp_path, 1), made[2:], detectors=CAMERA[1:2], epics=False)
+    events = read(f"exp={EXPERIMENT},run={RUN},dir={tmp_path}")
+    frames = [event.read("cam", "raw.arrayRaw") for event in events]
+    assert [frame is None for frame in frames] == [True, True, False, False]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_ranks_share_the_events(tmp_path: Path, size: int) -> None:
     made = made_events(5)

@@ -226,6 +226,23 @@ def test_a_file_gets_its_name_without_an_end(folders: tuple[Path, Path]) -> None
     check(found, made)
 
 
+def test_a_copy_that_is_not_complete_is_not_the_end(folders: tuple[Path, Path]) -> None:
+    recorded, live = folders
+    made = made_events(3)
+    path = write_run(stream_path(recorded), made, detectors=[WAVE])
+    raw = path.read_bytes()
+    last = [each.offset for each in Xtc2File(path) if each.service is Service.L1ACCEPT][-1]
+    growing, final = live / (path.name + ".inprogress"), live / path.name
+    growing.write_bytes(raw[:last])
+    events = iter(source_of(live))
+    found = [next(events), next(events)]
+    final.write_bytes(raw[: last - 10])
+    waiting = threading.Timer(0.1, append, [growing, raw])
+    waiting.start()
+    check([*found, *events], made)
+    waiting.join()
+
+
 def test_room_that_was_made_beforehand_is_not_read(folders: tuple[Path, Path]) -> None:
     recorded, live = folders
     made = made_events(3)

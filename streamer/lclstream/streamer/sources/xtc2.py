@@ -13,7 +13,7 @@ from lclstream.streamer.events import Event
 from lclstream.streamer.sources.calibrated import Calibration
 from lclstream.streamer.sources.xtc2_events import EventBuilder
 from lclstream.streamer.sources.xtc2_files import Recording, Search, select
-from lclstream.streamer.sources.xtc2_live import awaited
+from lclstream.streamer.sources.xtc2_live import awaited, present
 from lclstream.streamer.sources.xtc2_readings import Xtc2Readings
 from lclstream.streamer.sources.xtc2_stream import Reading, Stream
 from lclstream.streamer.sources.xtc2_watch import Stop, StoppedError, Watch
@@ -145,7 +145,7 @@ class Xtc2EventSource:
 
     def _check_whole(self, search: Search, read: Recording) -> None:
         """Say it when a stream began so late that we did not see it."""
-        there = search.recording()
+        there = present(search)
         missed = len(there.streams) - len(read.streams) if there else 0
         if missed > 0:
             extra = {"experiment": search.experiment, "run": search.run, "streams": missed}

@@ -63,6 +63,7 @@ class EventBuilder:
         streams = self.streams
         for stream in streams:
             stream.advance()
+        self._configure()
         while True:
             stamps = [stream.timestamp for stream in streams]
             earliest = min(stamps)
@@ -83,6 +84,14 @@ class EventBuilder:
         """Release the files; what was taken from them stays valid."""
         for stream in self.streams:
             stream.close()
+
+    def _configure(self) -> None:
+        """Let every stream say what it has before the first event, whatever the times are."""
+        first = [each for each in self.streams if each.timestamp != END]
+        first = [each for each in first if each.service == Service.CONFIGURE]
+        self._apply(first)
+        for stream in first:
+            stream.advance()
 
     def _apply(self, streams: list[Stream]) -> None:
         self._transitions += 1

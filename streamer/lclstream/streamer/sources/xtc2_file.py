@@ -32,7 +32,6 @@ _HEADER_BYTES = DGRAM_HEADER.size
 _NOT_WRITTEN = bytes(_HEADER_BYTES)
 _unpack_dgram = DGRAM_HEADER.unpack_from
 
-
 Head: TypeAlias = tuple[int, int, int]
 """Of a dgram: its timestamp, its service, and the byte of the file at which it ends."""
 
@@ -181,6 +180,9 @@ class Xtc2File:
             self.truncated_at = at
 
     def _bytes(self, at: int, size: int) -> bytes:
+        if not self._closer.alive:
+            # Its number may be that of another file by now.
+            raise self._bad(at, "the file is closed")
         try:
             found = os.pread(self._file, size, at)
             # One call reads at most 2 GiB, and may be interrupted.

@@ -51,7 +51,7 @@ class LiveStream(Stream):
     def _opened(self, path: Path) -> Xtc2File:
         final = path.with_name(path.name.removesuffix(UNFINISHED))
         # It may have got its final name since it was found.
-        self._is_final = final != path and final.is_file()
+        self._is_final = not path.is_file() and final.is_file()
         return super()._opened(final if self._is_final else path)
 
     def _has_more(self, file: Xtc2File, at: int) -> bool:
@@ -73,22 +73,26 @@ class LiveStream(Stream):
         if self._is_final or self._next_chunk(file) is not None:
             return True
         if file.path.name.endswith(UNFINISHED):
-            final = file.path.with_name(file.path.name.removesuffix(UNFINISHED))
-            if final.is_file():
-                self._finished(file, final)
-                return True
-        return False
+            self._is_final = self._has_final_name(file)
+        return self._is_final
 
-    def _finished(self, file: Xtc2File, final: Path) -> None:
-        """Take note of a file's final name."""
-        status = final.stat()
+    def _has_final_name(self, file: Xtc2File) -> bool:
+        """Return whether a file has its final name now, and go on with what has it."""
+        final = file.path.with_name(file.path.name.removesuffix(UNFINISHED))
+        try:
+            status = final.stat()
+        except FileNotFoundError:
+            return False
         if (status.st_dev, status.st_ino) == file.identity:
             file.path = final
-        else:
+        elif status.st_size >= file.size_bytes:
             # Programs that move files to another file system copy them.
             self._file = super()._opened(final)
             file.close()
-        self._is_final = True
+        else:
+            # The copy is not complete.
+            return False
+        return True
 
     def _next_path(self) -> Path | None:
         before, announced = self._file, self._announced
@@ -136,7 +140,7 @@ def awaited(search: Search, watch: Watch, streams: int) -> Recording:
     """
     seen = -1
     while True:
-        recording = _now(search)
+        recording = present(search)
         count = len(recording.streams) if recording else 0
         if recording and streams and count >= streams:
             return recording
@@ -152,9 +156,10 @@ def awaited(search: Search, watch: Watch, streams: int) -> Recording:
     raise NotFoundError(f"{seen} instead of {wanted} in {search.folder} in {watch.timeout_s:g} s")
 
 
-def _now(search: Search) -> Recording | None:
+def present(search: Search) -> Recording | None:
+    """Return what there is of a run now, None when there is nothing."""
     try:
         return search.recording()
     except InvalidConfigError:
-        # The folder was read while a file got its final name.
+        # The folder was read while a file got its final name, or a chunk is still to be moved.
         return None
