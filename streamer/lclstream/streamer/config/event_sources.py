@@ -73,7 +73,8 @@ class SimulatedDetectorEventSourceConfig(PacedSource):
     @model_validator(mode="after")
     def _different_names(self) -> Self:
         names = [self.detector, "truth", "gmd", "ebeamh"]
-        names += [each.name for each in (*self.cameras, *self.digitizers)]
+        names += [camera.name for camera in self.cameras]
+        names += [digitizer.name for digitizer in self.digitizers]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"detectors must have different names: {', '.join(sorted(twice))}")
