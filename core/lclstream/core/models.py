@@ -18,6 +18,8 @@ from lclstream.core.logging import names_a_secret
 from lclstream.core.places import Location, models_in, place_of, shown_path
 
 SHOWN_VALUE_LENGTH = 60
+# Of a name that is recognised by a part of it.
+SHORTEST_PART = 4
 # Nobody reads more, and each costs a search for the name that was meant.
 SHOWN_PROBLEMS = 100
 
@@ -98,15 +100,19 @@ def shown(value: Any) -> str:
 
 def near(word: str, allowed: Sequence[str]) -> str:
     """Return ` (did you mean 'x'?)` when a word is close to an allowed one, else nothing."""
-    matches = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    exact = {name.lower(): name for name in allowed}
+    matches = difflib.get_close_matches(word.lower(), list(exact), n=1, cutoff=0.6)
+    if not matches and len(word) >= SHORTEST_PART:
+        # Only part of the name was written.
+        matches = [name for name in exact if word.lower() in name][:1]
+    return f" (did you mean {exact[matches[0]]!r}?)" if matches else ""
 
 
 def _message(detail: ErrorDetails) -> str:
     """Return what validation says, without its manner of speaking."""
     if detail["type"] in ("model_type", "model_attributes_type"):
         return "should be a mapping of fields"
-    if detail["loc"][-1:] == ("[key]",):
+    if detail["loc"][-1:] == ("[key]",) or detail["type"] == "invalid_key":
         return "a name must be text; put it in quotes"
     text = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return text[:1].lower() + text[1:] if text[1:2].islower() else text

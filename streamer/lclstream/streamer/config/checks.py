@@ -46,6 +46,9 @@ def problems_of(parameters: "Parameters | PartialParameters") -> list[Problem]:
     """Return every contradiction between the sections of a configuration."""
     whole = cast("Parameters", parameters)
     found: list[Problem] = []
+    if _has_no_values(parameters):
+        # Whatever else could be said follows from this.
+        return [Problem(("data_sources",), "needs at least one data source", {})]
     for check in (_identifier, _names):
         found += _result((), functools.partial(check, whole), parameters)
     for place, model in _chosen(parameters):
@@ -86,18 +89,25 @@ def _result(
     parameters: "Parameters | PartialParameters",
 ) -> list[Problem]:
     """Return what a check finds; it may be of another package, and fail."""
+    found: list[Problem] = []
     try:
-        return [
-            Problem((*place, *location), text, value)
-            for location, text, value in itertools.islice(find(), MAX_FINDINGS)
-        ]
+        for location, text, value in itertools.islice(find(), MAX_FINDINGS):
+            found.append(Problem((*place, *location), text, value))
     except UnknownSectionError:
-        return []
+        pass
     except Exception as error:
         # What is missing from a part of a configuration is the likely reason.
-        if isinstance(parameters, PartialParameters):
-            return []
-        return [Problem(place, f"could not be checked: {type(error).__name__}: {error}", None)]
+        if not isinstance(parameters, PartialParameters):
+            text = f"could not be checked: {type(error).__name__}: {error}"
+            found.append(Problem(place, text, None))
+    return found
+
+
+def _has_no_values(parameters: "Parameters | PartialParameters") -> bool:
+    try:
+        return not parameters.data_sources
+    except UnknownSectionError:
+        return False
 
 
 def _chosen(parameters: "Parameters | PartialParameters") -> list[tuple[Location, "Choice"]]:
@@ -138,8 +148,6 @@ def _identifier(parameters: "Parameters") -> Iterator["Finding"]:
 
 
 def _names(parameters: "Parameters") -> Iterator["Finding"]:
-    if not parameters.data_sources:
-        yield (("data_sources",), "needs at least one data source", {})
     taken: dict[str, str] = {}
     for value in parameters.values_read:
         other = taken.setdefault(value.label, value.data_source)

@@ -56,12 +56,7 @@ def valid_part(model: type[BaseModel], document: Mapping[str, Any]) -> PartialPa
         if name not in sections and (found := _part_of(base, document.get(name))) is not None:
             sections[name] = found
     if isinstance(written := document.get("data_sources"), Mapping):
-        unknown = DataSourceModel.model_construct(type="")
-        sections["data_sources"] = {
-            name: _part_of(DataSourceModel, each) or unknown
-            for name, each in written.items()
-            if isinstance(name, str)
-        }
+        sections["data_sources"] = {str(name): _data_source(each) for name, each in written.items()}
     if isinstance(handlers := document.get("data_handlers"), list):
         parts = (_part_of(HandlerModel, each) for each in handlers)
         sections["data_handlers"] = [each for each in parts if each is not None]
@@ -73,6 +68,17 @@ _SINGLE: Mapping[str, type[Choice]] = {
     "processing_pipeline": ProcessingModel,
     "data_serializer": SerializerModel,
 }
+
+
+def _data_source(written: Any) -> Choice:
+    """Return a data source; options that are not valid have their defaults."""
+    found = _part_of(DataSourceModel, written)
+    fields = type(found).model_fields if found is not None else {}
+    lacking = [name for name in fields if name not in found.__dict__]
+    if found is None or any(fields[name].is_required() for name in lacking):
+        return DataSourceModel.model_construct(type="")
+    defaults = {name: fields[name].get_default(call_default_factory=True) for name in lacking}
+    return found.model_copy(update=defaults)
 
 
 def _part_of(base: type[Choice], written: Any) -> Choice | None:
