@@ -46,9 +46,15 @@ def fractions(raw: npt.NDArray[np.uint64]) -> Doubles:
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def noise_bank(seed: int, count: int) -> Floats:
-    """Return bounded, nearly normal noise of mean 0 and width 1: sums of four uniform numbers."""
-    quarters = draws(seed, 1, count=count).view(np.uint16).reshape(count, 4)
+def noise_bank(seed: int, count: int, number: int = 0) -> Floats:
+    """Return bounded, nearly normal noise of mean 0 and width 1: sums of four uniform numbers.
+
+    Args:
+        seed: of the simulation.
+        count: how many.
+        number: of the detector that they are for.
+    """
+    quarters = draws(seed, 1, number, count=count).view(np.uint16).reshape(count, 4)
     sums = quarters.sum(axis=1, dtype=np.int64) - 2 * 65535
     width = 65536.0 / 3.0**0.5
     return np.asarray(sums / width, dtype=np.float32)
