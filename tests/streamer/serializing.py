@@ -78,13 +78,22 @@ class Sent:
         return [message.tobytes() for batch in self.messages for message in batch]
 
 
-def sent(parameters: Parameters, given: Iterable[Event], place: Place = PLACE) -> Sent:
-    """Serialize events; every batch keeps its own memory, so that messages stay valid."""
+def sent(
+    parameters: Parameters, given: Iterable[Event], place: Place = PLACE, *, lasting: bool = False
+) -> Sent:
+    """Serialize events; every batch keeps its own memory, so that messages stay valid.
+
+    Args:
+        parameters: the configuration.
+        given: the events.
+        place: of the rank.
+        lasting: whether their arrays stay as they are, as those of most sources do.
+    """
     serializer = open_serializer(parameters, place)
     try:
         result = Sent(serializer, [], [])
         sequence = 0
-        for batch in batches_of(parameters, serializer, given):
+        for batch in batches_of(parameters, serializer, given, lasting=lasting):
             batch.sequence = sequence
             messages = list(serializer.messages(batch))
             sequence += len(messages)
@@ -96,11 +105,16 @@ def sent(parameters: Parameters, given: Iterable[Event], place: Place = PLACE) -
 
 
 def batches_of(
-    parameters: Parameters, serializer: Serializer, given: Iterable[Event]
+    parameters: Parameters,
+    serializer: Serializer,
+    given: Iterable[Event],
+    *,
+    lasting: bool = False,
 ) -> Iterator[Batch]:
     extractor = Extractor(parameters, list(serializer.labels))
     size = parameters.processing_pipeline.batch_size
     batcher = Batcher(serializer.labels, size, extractor.may_miss, serializer.new_batch)
+    batcher.lasting = lasting
     for event in given:
         values = extractor.extract(event)
         if values is not None:

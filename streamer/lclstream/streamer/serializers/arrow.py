@@ -32,7 +32,8 @@ from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.more_serializers import ArrowSerializerConfig
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
-from lclstream.streamer.serializers.contents import GROUP, BatchSerializer, Provenance, merged
+from lclstream.streamer.serializers.contents import GROUP, BatchSerializer, Provenance
+from lclstream.streamer.serializers.pieces import merged
 from lclstream.streamer.values import Array
 
 Mask = npt.NDArray[np.uint8]

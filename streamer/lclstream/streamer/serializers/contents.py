@@ -19,6 +19,8 @@ The offsets alone are there in any case, for without them nobody knows whose rea
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -27,12 +29,12 @@ from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
+from lclstream.streamer.serializers.held import parts_of
+from lclstream.streamer.serializers.pieces import bytes_of
 from lclstream.streamer.values import Array
 
 GROUP = "lclstream"
 FORMAT_VERSION = 1
-# Handing over a piece costs more than a copy of this size.
-SMALL_BYTES = 2048
 
 
 class BatchSerializer:
@@ -93,9 +95,29 @@ class Provenance:
         }
 
 
-def named_arrays(
+@dataclass(frozen=True, slots=True)
+class Data:
+    """One array of a message, where its bytes lie."""
+
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    parts: tuple[memoryview, ...]
+    """One after the other they are the array in row-major order."""
+
+    @classmethod
+    def of(cls, array: Array) -> Self:
+        """Return a contiguous array."""
+        return cls(array.dtype, array.shape, (bytes_of(array),))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the array in bytes."""
+        return sum(part.nbytes for part in self.parts)
+
+
+def named_data(
     batch: Batch, names: Mapping[str, str], group: str, provenance: Provenance | None
-) -> Iterator[tuple[str, Array]]:
+) -> Iterator[tuple[str, Data]]:
     """Yield everything that the message of a batch holds, by name.
 
     Args:
@@ -104,31 +126,33 @@ def named_arrays(
         group: what precedes our own names.
         provenance: None leaves out what identifies the events.
     """
-    for label, array in values_of(batch):
-        yield names[label], array
-    for label, column in batch.ragged.items():
-        yield f"{group}/offsets/{names[label].strip('/')}", column.offsets[: batch.count + 1]
-    if provenance is None:
-        return
-    for name, array in provenance.of_events(batch):
-        yield f"{group}/{name}", array
+    count = batch.count
+    for column in batch.form.columns:
+        name = names[column.label]
+        if column.is_ragged:
+            yield name, Data.of(batch.ragged[column.label].values(count))
+        else:
+            parts = parts_of(batch.arrays[column.label], count)
+            yield name, Data(column.dtype, (count, *column.shape), parts)
+    for label, ragged in batch.ragged.items():
+        name = names[label].strip("/")
+        yield f"{group}/offsets/{name}", Data.of(ragged.offsets[: count + 1])
+    if provenance is not None:
+        for name, array in _identification(batch, names, provenance):
+            yield f"{group}/{name}", Data.of(array)
+
+
+def _identification(
+    batch: Batch, names: Mapping[str, str], provenance: Provenance
+) -> Iterator[tuple[str, Array]]:
+    yield from provenance.of_events(batch)
     for name, value in provenance.of_message(batch).items():
-        yield f"{group}/{name}", scalar(name, value)
+        yield name, scalar(name, value)
     for label, units in provenance.units.items():
         if label in names:
-            yield f"{group}/units/{names[label].strip('/')}", scalar("units", units)
+            yield f"units/{names[label].strip('/')}", scalar("units", units)
     for label, mask in batch.valid.items():
-        yield f"{group}/valid/{names[label].strip('/')}", mask[: batch.count]
-
-
-def values_of(batch: Batch) -> Iterator[tuple[str, Array]]:
-    """Yield the values of a batch by label, in order; of ragged ones all readings."""
-    for column in batch.form.columns:
-        label = column.label
-        if column.is_ragged:
-            yield label, batch.ragged[label].values(batch.count)
-        else:
-            yield label, batch.arrays[label][: batch.count]
+        yield f"valid/{names[label].strip('/')}", mask[: batch.count]
 
 
 def scalar(name: str, value: int | str) -> Array:
@@ -137,25 +161,3 @@ def scalar(name: str, value: int | str) -> Array:
         # An empty text would have no size.
         return np.array(value.encode() or b"\0")
     return np.array(value, np.uint64 if name in ("sequence", "run") else np.uint32)
-
-
-def bytes_of(array: Array) -> memoryview:
-    """Return the bytes of a contiguous array, not copied, whatever its dtype and shape."""
-    if not array.size:
-        return memoryview(b"")
-    return array.reshape(-1).view(np.uint8).data
-
-
-def merged(pieces: Iterable[bytes | memoryview]) -> tuple[memoryview, ...]:
-    """Return the pieces of a message, small neighbours joined and empty ones left out."""
-    found: list[memoryview] = []
-    small: list[bytes | memoryview] = []
-    for piece in pieces:
-        if len(piece) < SMALL_BYTES:
-            small.append(piece)
-            continue
-        if small:
-            found.append(memoryview(b"".join(small)))
-            small = []
-        found.append(memoryview(piece))
-    return (*found, memoryview(b"".join(small))) if small else tuple(found)

@@ -27,7 +27,7 @@ import msgpack
 import numpy as np
 
 from lclstream.core.errors import InvalidConfigError
-from lclstream.streamer.batching import Batch, Column, Form, new_batch
+from lclstream.streamer.batching import Batch, Column, Form
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.more_serializers import (
     PEAK_COLUMNS,
@@ -35,13 +35,9 @@ from lclstream.streamer.config.more_serializers import (
 )
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
-from lclstream.streamer.serializers.contents import (
-    GROUP,
-    BatchSerializer,
-    Provenance,
-    bytes_of,
-    merged,
-)
+from lclstream.streamer.serializers.contents import GROUP, BatchSerializer, Provenance
+from lclstream.streamer.serializers.held import HeldRows, held_batch
+from lclstream.streamer.serializers.pieces import bytes_of, merged
 from lclstream.streamer.values import Array
 
 HC_EV_ANGSTROM = 12398.419843320026
@@ -74,7 +70,7 @@ class CrystfelMsgpackSerializer(BatchSerializer):
         """
         for column in form.columns:
             self._check(column)
-        return new_batch(form, capacity)
+        return held_batch(form, capacity, self._is_image)
 
     def messages(self, batch: Batch) -> Iterable[Message]:
         """Yield a message for each event; they are valid until the batch is used again."""
@@ -123,7 +119,7 @@ class CrystfelMsgpackSerializer(BatchSerializer):
             if column.is_ragged:
                 yield key, _ragged(batch, label), valid
             elif self._is_image(column):
-                yield key, _image(batch.arrays[label], valid), None
+                yield key, _image(batch.arrays[label], column.shape, valid), None
             else:
                 yield key, _value(batch.arrays[label][: batch.count]), valid
         if self._config.peaks is not None:
@@ -184,10 +180,10 @@ def _array(array: Array) -> tuple[bytes, memoryview]:
     return b"\x83" + packed + msgpack.packb("data") + size, data
 
 
-def _image(frames: Array, valid: Any) -> Write:
+def _image(frames: Array | HeldRows, shape: tuple[int, ...], valid: Any) -> Write:
     def write(row: int) -> tuple[Piece, ...]:
         if valid is not None and not valid[row]:
-            return _array(as_frame(np.full(frames.shape[1:], np.nan, "<f4")))
+            return _array(as_frame(np.full(shape, np.nan, "<f4")))
         return _array(as_frame(frames[row]))
 
     return write

@@ -14,11 +14,11 @@ their own fields never see it.
 """
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from lclstream.core.errors import InvalidConfigError
-from lclstream.streamer.batching import Batch
+from lclstream.streamer.batching import Batch, Form, new_batch
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.more_serializers import FastBinarySerializerConfig
 from lclstream.streamer.message import Message
@@ -26,12 +26,12 @@ from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers.contents import (
     GROUP,
     BatchSerializer,
+    Data,
     Provenance,
-    bytes_of,
-    merged,
-    named_arrays,
+    named_data,
 )
-from lclstream.streamer.values import Array
+from lclstream.streamer.serializers.held import held_batch
+from lclstream.streamer.serializers.pieces import merged
 
 MAGIC, VERSION = 0x4E504159, 1
 CODECS = {"none": 0, "lz4": 1, "zstd": 2}
@@ -64,33 +64,36 @@ class FastBinarySerializer(BatchSerializer):
         self._compress = _compressor(config) if self._codec else None
         self._provenance = Provenance(parameters, place) if config.identification else None
 
+    def new_batch(self, form: Form, capacity: int) -> Batch:
+        """Return an empty batch; a codec takes only what lies in one piece."""
+        return new_batch(form, capacity) if self._codec else held_batch(form, capacity)
+
     def messages(self, batch: Batch) -> Iterable[Message]:
         """Return the one message of a batch; it is valid until the batch is used again."""
-        contents = list(named_arrays(batch, self._names, f"/{GROUP}", self._provenance))
+        contents = list(named_data(batch, self._names, f"/{GROUP}", self._provenance))
         pieces: list[bytes | memoryview] = [struct.pack("<III", MAGIC, VERSION, len(contents))]
-        for name, array in contents:
-            codec, body = self._body(array)
-            pieces += [_head(name, array, codec, len(body)), body]
+        for name, data in contents:
+            codec, body = self._body(data)
+            pieces += [_head(name, data, codec, sum(map(len, body))), *body]
         return (Message(merged(pieces), batch.count),)
 
-    def _body(self, array: Array) -> tuple[int, memoryview | bytes]:
-        """Return what is stored of an array, and how."""
-        data = bytes_of(array)
-        fits = MIN_COMPRESSED_BYTES <= len(data) <= MAX_CONTAINER_BYTES
-        if self._compress is None or not fits:
-            return 0, data
-        body = self._compress(data, array.dtype.itemsize)
-        return (self._codec, body) if len(body) < len(data) else (0, data)
+    def _body(self, data: Data) -> tuple[int, Sequence[memoryview | bytes]]:
+        """Return how an array is stored, and what is."""
+        fits = MIN_COMPRESSED_BYTES <= data.nbytes <= MAX_CONTAINER_BYTES
+        if self._compress is None or not fits or len(data.parts) > 1:
+            return 0, data.parts
+        body = self._compress(data.parts[0], data.dtype.itemsize)
+        return (self._codec, (body,)) if len(body) < data.nbytes else (0, data.parts)
 
 
-def _head(name: str, array: Array, codec: int, stored: int) -> bytes:
-    encoded, dtype = name.encode(), array.dtype.str.encode()
+def _head(name: str, data: Data, codec: int, stored: int) -> bytes:
+    encoded, dtype, axes = name.encode(), data.dtype.str.encode(), len(data.shape)
     return b"".join(
         (
             struct.pack("<I", len(encoded)), encoded,
             struct.pack("<I", len(dtype)), dtype,
-            struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape),
-            struct.pack("<BQQ", codec, array.nbytes, stored),
+            struct.pack(f"<I{axes}q", axes, *data.shape),
+            struct.pack("<BQQ", codec, data.nbytes, stored),
         )
     )  # fmt: skip
 

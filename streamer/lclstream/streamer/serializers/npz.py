@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lclstream.streamer.batching import Batch
+from lclstream.streamer.batching import Batch, Form
 from lclstream.streamer.config import Parameters
 from lclstream.streamer.config.more_serializers import NumpyBinarySerializerConfig
 from lclstream.streamer.message import Message
@@ -17,9 +17,11 @@ from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers.contents import (
     GROUP,
     BatchSerializer,
+    Data,
     Provenance,
-    named_arrays,
+    named_data,
 )
+from lclstream.streamer.serializers.held import held_batch
 from lclstream.streamer.serializers.npz_archive import (
     Archive,
     Member,
@@ -27,7 +29,6 @@ from lclstream.streamer.serializers.npz_archive import (
     stored_member,
 )
 from lclstream.streamer.serializers.workers import OrderedWorkers
-from lclstream.streamer.values import Array
 
 # Behind the name of an image: its size before it was padded.
 ORIGINAL_SHAPE = "_original_shape"
@@ -45,33 +46,39 @@ class NumpyBinarySerializer(BatchSerializer):
         self._provenance = Provenance(parameters, place) if config.identification else None
         self._workers = OrderedWorkers(config.compression_threads)
 
+    def new_batch(self, form: Form, capacity: int) -> Batch:
+        """Return an empty batch."""
+        return held_batch(form, capacity)
+
     def messages(self, batch: Batch) -> Iterable[Message]:
         """Return the one message of a batch; it is valid until the batch is used again."""
         archive = Archive()
-        for name, array in named_arrays(batch, self._names, GROUP, self._provenance):
-            archive.add(self._member(name, _as_of_batch(name, array, batch)))
+        for name, data in named_data(batch, self._names, GROUP, self._provenance):
+            archive.add(self._member(name, _shape_of_batch(name, batch) or data))
         return (Message(archive.finish(), batch.count),)
 
     def close(self) -> None:
         """End the threads that compress."""
         self._workers.close()
 
-    def _member(self, name: str, array: Array) -> Member:
+    def _member(self, name: str, data: Data) -> Member:
         if not self._config.use_compression:
-            return stored_member(name, array)
-        return deflated_member(name, array, self._config.compression_level, self._workers)
+            return stored_member(name, data)
+        return deflated_member(name, data, self._config.compression_level, self._workers)
 
 
-def _as_of_batch(label: str, array: Array, batch: Batch) -> Array:
+def _shape_of_batch(name: str, batch: Batch) -> Data | None:
     """Return the original shape of images as receivers expect it: one for the whole batch.
 
     That is [events, channels, rows, columns] in place of one [channels, rows, columns] an event,
-    when these are all alike.
+    when these are all alike; None when it is something else.
     """
-    image = label.removesuffix(ORIGINAL_SHAPE)
-    is_shape = image != label and {image} & {*batch.arrays, *batch.ragged}
-    if not is_shape or array.ndim != 2 or array.dtype.kind not in "iu":
-        return array
-    if not (array == array[0]).all():
-        return array
-    return np.array([len(array), *array[0].astype(np.int64)], np.int32)
+    image, shapes = name.removesuffix(ORIGINAL_SHAPE), batch.arrays.get(name)
+    if image == name or shapes is None or image not in {*batch.arrays, *batch.ragged}:
+        return None
+    if shapes.ndim != 2 or shapes.dtype.kind not in "iu":
+        return None
+    of_events = shapes[: batch.count].astype(np.int64)
+    if not (of_events == of_events[0]).all():
+        return None
+    return Data.of(np.array([batch.count, *of_events[0]], np.int32))

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lclstream.streamer.serializers.contents import bytes_of, merged
+from lclstream.streamer.serializers.contents import Data
+from lclstream.streamer.serializers.pieces import merged
 from lclstream.streamer.serializers.workers import OrderedWorkers
-from lclstream.streamer.values import Array
 
 ALIGNMENT = 64
 # What does not fit into 32 bits is written as this, and its value elsewhere.
@@ -136,28 +136,36 @@ def array_header(descr: str, shape: tuple[int, ...]) -> bytes:
     return head.getvalue()
 
 
-def stored_member(name: str, array: Array) -> Member:
+def stored_member(name: str, data: Data) -> Member:
     """Return an array as it is, not copied."""
-    head, data = array_header(array.dtype.str, array.shape), bytes_of(array)
-    checksum = zlib.crc32(data, zlib.crc32(head))
-    size = len(head) + len(data)
-    return Member(f"{name}.npy".encode(), _STORED, checksum, size, (head, data))
+    head = array_header(data.dtype.str, data.shape)
+    return Member(
+        f"{name}.npy".encode(), _STORED, _checksum(head, data), len(head) + data.nbytes,
+        (head, *data.parts),
+    )  # fmt: skip
 
 
-def deflated_member(name: str, array: Array, level: int, workers: OrderedWorkers) -> Member:
+def deflated_member(name: str, data: Data, level: int, workers: OrderedWorkers) -> Member:
     """Return an array compressed; the workers share it."""
-    head, data = array_header(array.dtype.str, array.shape), bytes_of(array)
-    checksum = zlib.crc32(data, zlib.crc32(head))
-    pieces = tuple(workers.map(lambda block: _deflated(block, level), _blocks(head, data)))
-    size = len(head) + len(data)
-    return Member(f"{name}.npy".encode(), _DEFLATED, checksum, size, pieces)
+    head = array_header(data.dtype.str, data.shape)
+    blocks: list[Piece] = [head, *(block for part in data.parts for block in _blocks(part))]
+    numbered = [(block, number == len(blocks)) for number, block in enumerate(blocks, 1)]
+    return Member(
+        f"{name}.npy".encode(), _DEFLATED, _checksum(head, data), len(head) + data.nbytes,
+        tuple(workers.map(lambda block: _deflated(block, level), numbered)),
+    )  # fmt: skip
 
 
-def _blocks(head: bytes, data: memoryview) -> Iterable[tuple[Piece, bool]]:
-    """Yield what is compressed by itself, and whether it is the last."""
-    yield head, not data
-    for start in range(0, len(data), BLOCK_BYTES):
-        yield data[start : start + BLOCK_BYTES], start + BLOCK_BYTES >= len(data)
+def _checksum(head: bytes, data: Data) -> int:
+    checksum = zlib.crc32(head)
+    for part in data.parts:
+        checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def _blocks(part: memoryview) -> Iterable[memoryview]:
+    """Yield what is compressed by itself."""
+    return (part[start : start + BLOCK_BYTES] for start in range(0, len(part), BLOCK_BYTES))
 
 
 def _deflated(block: tuple[Piece, bool], level: int) -> bytes:

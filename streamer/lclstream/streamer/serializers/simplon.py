@@ -15,7 +15,9 @@ from lclstream.streamer.config import Parameters, SimplonBinarySerializerConfig
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers.codecs.libraries import one_thread_each
-from lclstream.streamer.serializers.contents import BatchSerializer, merged
+from lclstream.streamer.serializers.contents import BatchSerializer
+from lclstream.streamer.serializers.held import held_batch
+from lclstream.streamer.serializers.pieces import merged
 from lclstream.streamer.serializers.simplon_facts import Row
 from lclstream.streamer.serializers.simplon_run import RunStream
 from lclstream.streamer.serializers.simplon_stream2 import Stream2
@@ -59,7 +61,7 @@ class SimplonBinarySerializer(BatchSerializer):
             InvalidConfigError: no images can be made of its frames.
         """
         self._stream.check(form)
-        batch = super().new_batch(form, capacity)
+        batch = held_batch(form, capacity)
         if not self._has_begun:
             self._first = self._first or batch
         return batch

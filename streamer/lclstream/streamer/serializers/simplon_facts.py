@@ -49,6 +49,11 @@ class Row:
         start, end = map(int, column.offsets[self.row : self.row + 2])
         return column.room[start:end]
 
+    def shape(self, label: str) -> tuple[int, ...] | None:
+        """Return the shape of one event's reading; None when there is none so far."""
+        columns = (each for each in self.batch.form.columns if each.label == label)
+        return next((column.shape for column in columns), None)
+
     def numbers(self, labels: Iterable[str]) -> list[float]:
         """Return the numbers of some values, one after the other; missing ones are left out."""
         arrays = (self.array(label) for label in labels)

@@ -83,7 +83,9 @@ class RunStream:
         if first is not None:
             self._run = str(first.batch.form.run)
         experiment = first.batch.form.experiment if first else experiment_of(self._parameters)
+        shape = first.shape(self._label) if first else None
         frames = first.batch.arrays.get(self._label) if first else None
+        dtype = "" if frames is None else _name(frames.dtype)
         content = {
             "type": "start",
             "run_id" if self._is_newer else "run_number": self._run,
@@ -97,10 +99,8 @@ class RunStream:
                 "axis": list(config.polarization_axis or ()),
             },
             "data_collection_rate": config.data_collection_rate,
-            "image_dtype" if self._is_newer else "datatype": ""
-            if frames is None
-            else _name(frames),
-            "shape": "" if frames is None else "x".join(map(str, frames.shape[1:])),
+            "image_dtype" if self._is_newer else "datatype": dtype,
+            "shape": "x".join(map(str, shape or ())),
             "algorithm": "bitshuffle-lz4",
             "detector": self._detector(first),
             "message_id": 1,
@@ -193,8 +193,8 @@ def _sendable(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _name(frames: Array) -> str:
-    return "uint8" if frames.dtype.kind == "b" else frames.dtype.name
+def _name(dtype: np.dtype[np.generic]) -> str:
+    return "uint8" if dtype.kind == "b" else dtype.name
 
 
 def _compressed(array: Array) -> memoryview:

@@ -102,7 +102,7 @@ class Stream2:
         fields = self._known() | self._measured(first, pixels)
         fields["user_data"] = self._start_data(first, pixels)
         unknown = [name for name in fields if fields[name] is None]
-        if unknown:
+        if unknown and first is not None:
             logger.warning("simplon_start_incomplete", extra={"unknown": unknown})
         present = {name: fields[name] for name in sorted(fields) if fields[name] is not None}
         return simplon.encode(
@@ -204,8 +204,9 @@ class Stream2:
             "incident_energy": None if first is None else self._wave.ev(first),
             "incident_wavelength": None if first is None else self._wave.angstrom(first),
         }
-        if first is not None and pixels is not None:
-            *above, columns = first.batch.arrays[self._label].shape[1:]
+        shape = None if first is None else first.shape(self._label)
+        if shape is not None and pixels is not None:
+            *above, columns = shape
             found["image_dtype"] = pixels.target.name
             found["image_size_x"], found["image_size_y"] = columns, math.prod(above)
             # Frames of floats have none.
@@ -214,8 +215,9 @@ class Stream2:
 
     def _start_data(self, first: Row | None, pixels: Pixels | None) -> dict[str, Any]:
         found: dict[str, Any] = {} if pixels is None else pixels.described()
-        if first is not None and pixels is not None:
-            found["frame_shape"] = list(first.batch.arrays[self._label].shape[1:])
+        shape = None if first is None else first.shape(self._label)
+        if shape is not None:
+            found["frame_shape"] = list(shape)
         geometry = [] if first is None else first.texts(self._geometry)
         if geometry:
             found["geometry"] = geometry[-1]

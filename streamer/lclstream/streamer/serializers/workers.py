@@ -1,12 +1,11 @@
 """Does the same to many things, several at a time, and gives the results in order."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import wait
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from lclstream.streamer.serializers.codecs.cores import cores_of_rank
-from lclstream.streamer.serializers.codecs.workers import Workers
+from lclstream.streamer.serializers.codecs.libraries import one_thread_each
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,14 +25,16 @@ class OrderedWorkers:
                 rank has processors.
         """
         threads = threads or cores_of_rank()
-        self._workers = Workers(threads) if threads > 1 else None
+        self._pool = (
+            ThreadPoolExecutor(threads, "compress", one_thread_each) if threads > 1 else None
+        )
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results in the order of the items; nothing is under way any more behind it."""
-        if self._workers is None:
+        if self._pool is None:
             yield from map(work, items)
             return
-        futures = [self._workers.submit(partial(work, item)) for item in items]
+        futures = [self._pool.submit(work, item) for item in items]
         try:
             for future in futures:
                 yield future.result()
@@ -42,5 +43,5 @@ class OrderedWorkers:
 
     def close(self) -> None:
         """Wait for the threads to end."""
-        if self._workers is not None:
-            self._workers.close()
+        if self._pool is not None:
+            self._pool.shutdown()
