@@ -57,8 +57,8 @@ def test_arrays_that_stay_give_the_same_messages_as_copies(form: str) -> None:
     if form == "npz deflated":
         # Cut into blocks elsewhere, they are compressed a little differently.
         for one, other in zip(copied, held, strict=True):
-            frames = (decode(each.tobytes())["frame"] for each in (one, other))
-            assert np.array_equal(*frames, equal_nan=True)
+            first, second = (decode(each.tobytes())["frame"] for each in (one, other))
+            assert np.array_equal(first, second, equal_nan=True)
     else:
         assert [each.tobytes() for each in copied] == [each.tobytes() for each in held]
 
