@@ -15,7 +15,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def test_there_are_examples() -> None:
-    assert [each.stem for each in EXAMPLES] == ["hdf5_cspad", "simulated", "xtc2"]
+    assert [each.stem for each in EXAMPLES] == [
+        "hdf5_cspad", "hits", "peaknet", "simulated", "tmo", "xtc2",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -339,7 +339,7 @@ CONTRADICTIONS: list[tuple[str, Document, str]] = [
         "needs unit: q",
     ),
     ("WaveformBaseline", {"inputs": "a", "samples": 3}, "samples must be >= converters"),
-    ("WaveformArrivalTimes", {"inputs": "a"}, "needs either threshold or relative_threshold"),
+    ("WaveformArrivalTimes", {"inputs": "a"}, "needs a threshold, a relative_threshold or both"),
     ("WaveformArrivalTimes", {"inputs": "a", "threshold": 5}, "less than 0"),
     ("WindowArrivalTimes", {"inputs": "a", "thresholds": {"a": 5}}, "less than 0"),
     ("SpectrumCentroid", {"inputs": "a", "low": 0.9, "high": 0.1}, "low must be < high"),

@@ -384,6 +384,23 @@ def test_absolute_thresholds_and_thresholds_of_channels() -> None:
     assert ragged(after["a_slopes"]).dtype == np.float64
 
 
+def test_noise_has_no_edges_where_both_thresholds_hold() -> None:
+    empty = without_baseline(waveform({}))
+    height, sigma = 100.0, 2.5
+    absolute = -0.14 * height**2 * 4096 / (4 * sigma)
+    for options, count in (
+        ({"relative_threshold": 0.5}, 1),
+        ({"relative_threshold": 0.5, "threshold": absolute}, 0),
+    ):
+        step = step_of("WaveformArrivalTimes", inputs="h", **options)
+        assert (array(applied(step, {"h": empty})["h_nedges"]) >= 1) == bool(count)
+    # The limit is where the documentation says: pulses above it are found, those below are not.
+    step = step_of("WaveformArrivalTimes", inputs="h", threshold=absolute)
+    for factor, count in ((0.8, 0), (1.2, 1)):
+        pulse = without_baseline(waveform({1000.0: factor * height}, noise=0.5))
+        assert array(applied(step, {"h": pulse})["h_nedges"]) == count
+
+
 def test_waveforms_without_pulses_have_no_edges() -> None:
     flat = np.zeros(256, np.int32)
     after = applied(step_of("WaveformArrivalTimes", inputs="h", threshold=-1), {"h": flat})

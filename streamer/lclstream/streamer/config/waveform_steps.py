@@ -165,6 +165,9 @@ class WindowArrivalTimesConfig(ArrivalStep):
     """An edge begins where sample - (the one `distance` later) is at most this."""
     thresholds: dict[Label, Negative] = Field(default_factory=dict)
     """Input -> threshold, where it differs."""
+    separator: Literal["_", "."] = "_"
+    """What stands between the name of a channel and `starts`, `lengths` and `samples`; `.` where
+    these are separate fields of one data source."""
     distance: int = Field(default=2, ge=1, le=1024)
     """Samples between the two that are compared."""
     markers: bool = False
@@ -175,10 +178,14 @@ class WindowArrivalTimesConfig(ArrivalStep):
         """Dtypes of the times and of the slopes."""
         return ("uint32", "")
 
+    def windows_of(self, channel: str) -> tuple[str, str, str]:
+        """Return the names of the starts, lengths and samples of a channel's windows."""
+        return window_labels(channel, self.separator)
+
     def reads(self) -> Iterator[tuple[Place, str]]:
         """Yield the windows or waveforms."""
         for i, label in enumerate(self.inputs):
-            for name in window_labels(label) if self.source == "windows" else (label,):
+            for name in self.windows_of(label) if self.source == "windows" else (label,):
                 yield ("inputs", i), name
 
     def removes(self) -> tuple[str, ...]:
@@ -207,11 +214,14 @@ class WaveformArrivalTimesConfig(ArrivalStep):
     implementation: ClassVar = "lclstream.streamer.steps.arrivals:WaveformArrivalTimes"
     type: Literal["WaveformArrivalTimes"] = "WaveformArrivalTimes"
     threshold: Negative | None = None
-    """An edge begins where the logic vector is at most this; in squared units of the input."""
+    """An edge begins where the logic vector is at most this. A pulse of height A and width sigma
+    goes down to about -0.14 x A^2 x samples / (inflate^2 x sigma)."""
     relative_threshold: float | None = Field(default=None, gt=0, lt=1)
-    """In place of `threshold`: fraction of the least logic value of each waveform, e.g. 0.02."""
+    """An edge begins where the logic vector is at most this fraction of its least value in this
+    waveform, e.g. 0.02. Together with `threshold` both must hold, so that waveforms without
+    pulses have no edges."""
     thresholds: dict[Label, Negative] = Field(default_factory=dict)
-    """Input -> threshold, where it differs."""
+    """Input -> `threshold`, where it differs."""
     roll_off: int = Field(default=64, ge=1)
     """Bins of the spectrum, on either side of its end, that the low-pass filter shapes."""
     inflate: int = Field(default=2, ge=1, le=64)
@@ -229,8 +239,8 @@ class WaveformArrivalTimesConfig(ArrivalStep):
 
     @model_validator(mode="after")
     def _one_threshold(self) -> "WaveformArrivalTimesConfig":
-        if (self.threshold is None) == (self.relative_threshold is None):
-            raise ValueError("needs either threshold or relative_threshold")
+        if self.threshold is None and self.relative_threshold is None:
+            raise ValueError("needs a threshold, a relative_threshold or both")
         return self
 
     @property
@@ -313,9 +323,10 @@ class SpectrumCentroidConfig(PairedStep):
                     yield ("inputs", i), text, label
 
 
-def window_labels(channel: str) -> tuple[str, str, str]:
+def window_labels(channel: str, separator: str = "_") -> tuple[str, str, str]:
     """Return the names of the starts, lengths and samples of a channel's windows."""
-    return f"{channel}_starts", f"{channel}_lengths", f"{channel}_samples"
+    begin = f"{channel}{separator}"
+    return f"{begin}starts", f"{begin}lengths", f"{begin}samples"
 
 
 def arrival_labels(channel: str) -> tuple[str, str, str]:

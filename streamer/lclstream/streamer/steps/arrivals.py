@@ -95,7 +95,7 @@ class WindowArrivalTimes(ArrivalTimes[configs.WindowArrivalTimesConfig]):
             if waveform.ndim != 1:
                 raise misfit(self.config, label, f"has shape {waveform.shape}, not one axis")
             return np.zeros(1, np.int64), np.array([len(waveform)]), waveform
-        names = configs.window_labels(label)
+        names = self.config.windows_of(label)
         parts = [values.get(name) for name in names]
         starts, lengths, samples = (
             None if part is None else elements_of(self.config, name, part)
@@ -123,12 +123,17 @@ class WaveformArrivalTimes(ArrivalTimes[configs.WaveformArrivalTimesConfig]):
             raise misfit(config, label, text)
         kind = np.dtype(config.precision)
         logic = logic_vector(waveform.astype(kind), config.roll_off, config.inflate)
-        threshold = config.thresholds.get(label, config.threshold)
-        if threshold is None:
-            threshold = float(logic.min()) * (config.relative_threshold or 0.0)
-        times, slopes = zero_crossings(logic, threshold)
+        times, slopes = zero_crossings(logic, self._threshold(label, logic))
         times *= config.expand
         return self._rounded(times, number, event), slopes
+
+    def _threshold(self, label: str, logic: Numbers) -> float:
+        """Return the limit that fulfils every given one."""
+        absolute = self.config.thresholds.get(label, self.config.threshold)
+        limits = [] if absolute is None else [absolute]
+        if self.config.relative_threshold is not None:
+            limits.append(float(logic.min()) * self.config.relative_threshold)
+        return min(limits)
 
     def _rounded(self, times: Doubles, number: int, event: Event) -> Numbers:
         match self.config.rounding:
