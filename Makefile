@@ -6,7 +6,7 @@ PYTEST_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check lint types imports unit bench bench-buffer setup setup-test constraints docs clean
+.PHONY: help demo test soak check lint types imports unit bench bench-buffer bench-streamer setup setup-test constraints docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,10 +40,13 @@ imports:
 unit:
 	scripts/run-tests.sh $(BIN)/python $(PYTEST_OPTIONS)
 
-bench: bench-buffer ## All benchmarks; figures go to build/bench
+bench: bench-buffer bench-streamer ## All benchmarks; figures go to build/bench
 
 bench-buffer: setup ## The buffer beside other relays (BENCH_OPTIONS="--quick" ...)
 	$(BIN)/python -m benchmarks.buffer $(BENCH_OPTIONS)
+
+bench-streamer: setup ## The streamer beside what it replaces (BENCH_OPTIONS="--quick" ...)
+	$(BIN)/python -m benchmarks.streamer $(BENCH_OPTIONS)
 
 docs: setup ## Draw the pages that come from the code
 	$(BIN)/python docs/generate.py

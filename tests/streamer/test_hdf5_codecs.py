@@ -314,14 +314,44 @@ def test_missing_library_is_named(codec: str, monkeypatch: pytest.MonkeyPatch) -
     def missing(name: str) -> ctypes.CDLL:
         raise ImportError(f"{name} is not installed")
 
+    reason = rf"^compression '{codec}' cannot be used: "
     for module in ("bitshuffle", "zfp", "zstandard"):
         place = f"lclstream.streamer.serializers.codecs.{module}"
         __import__(place)
         monkeypatch.setattr(f"{place}.plugin", missing)
-    monkeypatch.setattr("lclstream.streamer.serializers.codecs.bitshuffle.extension", missing)
+        monkeypatch.setattr(f"{place}.extension", missing, raising=False)
     monkeypatch.setitem(sys.modules, "blosc2", None)
-    with pytest.raises(InvalidConfigError, match=rf"^compression '{codec}' cannot be used: "):
+    with pytest.raises(InvalidConfigError, match=reason):
         codec_of(codec)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    with pytest.raises(InvalidConfigError, match=reason + ".*hdf5plugin"):
+        codec_of(codec)
+    monkeypatch.undo()
+    monkeypatch.setattr("h5py.h5z.filter_avail", lambda code: False)
+    with pytest.raises(InvalidConfigError, match=reason + r"hdf5plugin has no filter 320\d\d$"):
+        codec_of(codec)
+
+
+# Nothing is loaded yet but what the serializer loads itself.
+WRITER = """
+import sys
+import numpy as np
+from tests.streamer.serializing import events, parameters_of, sent
+assert "hdf5plugin" not in sys.modules
+values = [{"x": np.arange(1000.0)}] * 3
+parameters = parameters_of(["x"], 2, type="HDF5BinarySerializer", compression=sys.argv[1])
+print(len(sent(parameters, events(values)).payloads))
+"""
+
+
+@pytest.mark.parametrize("codec", ["bitshuffle_with_lz4", "blosc2_with_lz4", "zstd", "zfp"])
+def test_codecs_load_all_that_they_need(codec: str) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", WRITER, codec],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert answer.stdout == "2\n", answer
 
 
 def test_libraries_that_are_not_there() -> None:
@@ -331,10 +361,11 @@ def test_libraries_that_are_not_there() -> None:
         libraries.extension("lclstream_nothing")
 
 
-def test_no_more_is_ahead_of_the_threads_than_they_can_do() -> None:
+@pytest.mark.parametrize(("size_bytes", "most"), [(4 << 20, 3), (1 << 20, 3), (1 << 18, 9)])
+def test_no_more_is_ahead_of_the_threads_than_they_do_soon(size_bytes: int, most: int) -> None:
     workers = Workers(2)
-    hold, done = threading.Event(), []
-    started = threading.Semaphore(0)
+    hold, submitted = threading.Event(), []
+    started, is_stuck = threading.Semaphore(0), threading.Event()
 
     def task() -> list[int]:
         started.release()
@@ -342,19 +373,24 @@ def test_no_more_is_ahead_of_the_threads_than_they_can_do() -> None:
         return []
 
     def submit_many() -> None:
-        for number in range(9):
-            workers.submit(task)
-            done.append(number)
+        for number in range(most + 1):
+            if number == most:
+                is_stuck.set()
+            workers.submit(task, size_bytes)
+            submitted.append(number)
 
     other = threading.Thread(target=submit_many)
     other.start()
     try:
         assert started.acquire(timeout=30)
         assert started.acquire(timeout=30)
-        assert len(done) <= 4
+        assert is_stuck.wait(30)
+        other.join(0.1)
+        assert other.is_alive()
+        assert submitted == list(range(most))
         hold.set()
         other.join(30)
-        assert len(done) == 9
+        assert len(submitted) == most + 1
     finally:
         hold.set()
         other.join()

@@ -105,7 +105,7 @@ class PackedRows:
     Only the rows that wait for a thread take the room of values; of the others there is the
     result.
 
-    Resource handling: `clear` and `section` wait until nothing is under way any more.
+    Resource handling: `section` waits for the rows that it returns, `clear` for all.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class PackedRows:
     def section(self, count: int) -> Section:
         """Return the first rows, compressed."""
         self._submit_block(count)
-        self._wait()
         sizes, parts = np.zeros(count, np.uint32), list[memoryview]()
         for task in self._tasks:
             rows = min(task.rows, count - task.first)
             if rows <= 0:
+                # Of an event that did not fit the batch after all.
                 break
             at = task.first * self._slot_bytes
             for piece, result in zip(self._pieces, task.results, strict=True):
@@ -202,7 +202,7 @@ class PackedRows:
 
     def _submit(self, task: _Task, source: "_Source") -> None:
         self._tasks.append(task)
-        source.users = len(self._pieces)
+        source.users = parts = len(self._pieces)
         into = task.first * self._slot_bytes
         for piece in self._pieces:
 
@@ -210,7 +210,7 @@ class PackedRows:
                 with source as address:
                     return self._pack(piece, address, into, task.rows)
 
-            task.results.append(self._workers.submit(pack))
+            task.results.append(self._workers.submit(pack, task.rows * self._row_bytes // parts))
             into += piece.bound
 
     def _pack(self, piece: Piece, source: int, into: int, rows: int) -> list[int]:

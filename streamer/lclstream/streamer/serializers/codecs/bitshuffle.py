@@ -11,7 +11,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lclstream.streamer.serializers.codecs import Filter, Piece
-from lclstream.streamer.serializers.codecs.libraries import ADDRESS, SIZE, extension, plugin
+from lclstream.streamer.serializers.codecs.libraries import (
+    ADDRESS,
+    SIZE,
+    extension,
+    plugin,
+    require_filter,
+)
 
 CODE = 32008
 AUTOMATIC_BLOCKS = 0
@@ -37,6 +43,7 @@ class Bitshuffle:
         Raises:
             ImportError, OSError, AttributeError: it is not installed.
         """
+        require_filter(CODE)
         self._level = zstd_level
         self._compress = _lz4() if zstd_level is None else _zstd(zstd_level)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lclstream.streamer.serializers.codecs import Filter, Piece
+from lclstream.streamer.serializers.codecs.libraries import require_filter
 
 CODE = 32026
 BITSHUFFLE = 2
@@ -33,10 +34,11 @@ class Blosc2:
             level: 0 to 9, of Blosc2.
 
         Raises:
-            ImportError: it is not installed.
+            ImportError, OSError: it is not installed.
         """
         import blosc2
 
+        require_filter(CODE)
         # Else all other threads of the process wait while one compresses.
         blosc2.set_releasegil(True)
         self._library: Any = blosc2
@@ -99,7 +101,7 @@ class _Frame:
 def _around(library: Any, chunk_bytes: int, options: dict[str, Any]) -> tuple[bytes, bytes]:
     """Return what lies before and behind the chunk in a frame."""
     # Data of one value would be stored without a chunk.
-    data = np.arange(chunk_bytes, dtype=np.uint32).astype(np.uint8).tobytes()
+    data = (bytes(range(256)) * (chunk_bytes // 256 + 1))[:chunk_bytes]
     frame = library.SChunk(chunksize=chunk_bytes, data=data, cparams=options, contiguous=True)
     chunk, whole = frame.get_chunk(0), frame.to_cframe()
     head, tail = whole[: whole.index(chunk)], whole[whole.index(chunk) + len(chunk) :]

@@ -12,6 +12,21 @@ from pathlib import Path
 SIZE, ADDRESS = ctypes.c_size_t, ctypes.c_void_p
 
 
+def require_filter(code: int) -> None:
+    """Make a filter known to the HDF5 library, which adds to the filter's parameters.
+
+    Raises:
+        ImportError: hdf5plugin is not installed.
+        OSError: it has no such filter.
+    """
+    import h5py
+    import hdf5plugin  # noqa: F401 - it registers its filters
+
+    # Of a filter that it does not know the library would say nothing.
+    if not h5py.h5z.filter_avail(code):
+        raise OSError(f"hdf5plugin has no filter {code}")
+
+
 @functools.cache
 def plugin(name: str) -> ctypes.CDLL:
     """Return the library of one of hdf5plugin's filters.

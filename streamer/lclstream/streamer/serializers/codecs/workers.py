@@ -13,8 +13,15 @@ from lclstream.streamer.values import Array
 Result = TypeVar("Result")
 
 
+# Small tasks of so many bytes for each thread may be under way or wait.
+AHEAD_BYTES = 1 << 20
+
+
 class Workers:
-    """Threads with a bounded number of tasks ahead of them.
+    """Threads that are given no more than they can do soon.
+
+    One large task at most waits for a thread, so that this has something to go on with; who
+    brings the next one is held up, for the memory that it lies in. Of small ones more may wait.
 
     Resource handling: the threads start with the first tasks and end with `close`.
     """
@@ -27,23 +34,32 @@ class Workers:
         """
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads, "compress", one_thread_each)
-        # One for each thread to work on, and one to go on with.
-        self._ahead = threading.BoundedSemaphore(2 * threads)
+        self._ahead_bytes = 0
+        self._changed = threading.Condition()
 
-    def submit(self, task: Callable[[], Result]) -> "Future[Result]":
-        """Have something done; waits while too much waits to be done."""
-        self._ahead.acquire()
+    def submit(self, task: Callable[[], Result], size_bytes: int) -> "Future[Result]":
+        """Have something done; waits while too much is under way.
+
+        Args:
+            task: what to do.
+            size_bytes: how much data it works on.
+        """
+        most = self.threads * max(size_bytes, AHEAD_BYTES) + size_bytes
+        with self._changed:
+            self._changed.wait_for(lambda: self._ahead_bytes + size_bytes <= most)
+            self._ahead_bytes += size_bytes
         try:
             future = self._pool.submit(task)
         except BaseException:
-            self._ahead.release()
+            self._finish(size_bytes)
             raise
-        future.add_done_callback(self._one_less)
+        future.add_done_callback(lambda _: self._finish(size_bytes))
         return future
 
-    def _one_less(self, future: "Future[Result]") -> None:
-        del future
-        self._ahead.release()
+    def _finish(self, size_bytes: int) -> None:
+        with self._changed:
+            self._ahead_bytes -= size_bytes
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Wait for the threads to end."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from lclstream.streamer.serializers.codecs import Filter, Piece
-from lclstream.streamer.serializers.codecs.libraries import ADDRESS, SIZE, plugin
+from lclstream.streamer.serializers.codecs.libraries import ADDRESS, SIZE, plugin, require_filter
 
 CODE = 32013
 HEADER_FULL = 7
@@ -23,6 +23,7 @@ class Zfp:
         Raises:
             ImportError, OSError, AttributeError: it is not installed.
         """
+        require_filter(CODE)
         self._library = _typed(plugin("zfp"))
 
     def suits(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bool:

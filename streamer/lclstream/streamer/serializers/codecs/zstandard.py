@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from lclstream.streamer.serializers.codecs import Filter, Piece
-from lclstream.streamer.serializers.codecs.libraries import ADDRESS, SIZE, plugin
+from lclstream.streamer.serializers.codecs.libraries import (
+    ADDRESS,
+    SIZE,
+    extension,
+    plugin,
+    require_filter,
+)
 
 CODE = 32015
 
@@ -21,8 +27,9 @@ class Zstandard:
         Raises:
             ImportError, OSError, AttributeError: it is not installed.
         """
+        require_filter(CODE)
         self._level = level
-        self._library = _typed(plugin("zstd"))
+        self._library = _library()
 
     def suits(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bool:
         """Return True: they are bytes to it."""
@@ -72,6 +79,14 @@ class _Context:
 
     def __del__(self) -> None:
         self._free(self.address)
+
+
+def _library() -> ctypes.CDLL:
+    # The one in numcodecs is built with its assembler, and nearly twice as fast on noise.
+    try:
+        return _typed(extension("numcodecs.zstd"))
+    except (ImportError, OSError, AttributeError):
+        return _typed(plugin("zstd"))
 
 
 def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
