@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import cbor2
 import pynng
@@ -16,8 +16,10 @@ from lclstream.streamer.execution import framing as framing_module
 from lclstream.streamer.execution.framing import Framing, NotBegunError
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
-from lclstream.streamer.serializers import Serializer
 from lclstream.streamer.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from lclstream.streamer.serializers import Serializer
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -39,7 +39,8 @@ class Serializer(Protocol):
 
         Called once, of one rank only, before its first call of `messages`: when its first batch is
         complete, so that the serializer can look at the batch that it has made; or when it has
-        none.
+        none. With several ranks all of them also call this and `end` at their start, to learn
+        whether there is anything to agree on, and drop what they get.
         """
         ...
 
