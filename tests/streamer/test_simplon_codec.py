@@ -1,6 +1,7 @@
 """Messages of DECTRIS Stream V2 and of lclstreamer's dialect, judged by other people's decoders."""
 
 import datetime
+import json
 import math
 import os
 import random
@@ -13,6 +14,7 @@ from typing import Any
 import cbor2
 import h5py
 import hdf5plugin
+import numcodecs.lz4
 import numpy as np
 import pytest
 from dectris.compression import decompress
@@ -33,6 +35,7 @@ from lclstream.streamer.simplon import (
     cbor,
     compression,
     lclstreamer,
+    stream1,
 )
 
 FUZZ_INPUTS = 1_000_000 if os.environ.get("LCLSTREAM_SOAK") else 2000
@@ -70,14 +73,20 @@ def by_others(message: bytes) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def detector() -> dict[str, bytes]:
-    """Return the messages that were recorded of an EIGER2 16M."""
+def detector_files() -> Path:
+    """Return the folder of what was recorded of EIGER2 16M detectors."""
     python = oracle("tickit-devices", ["tickit-devices==0.4.1"], without=[
         "tickit", "softioc", "pydantic", "apischema", "cbor2", "typing_extensions",
     ])  # fmt: skip
     code = "import importlib.util as u; print(u.find_spec('tickit_devices').origin)"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-    folder = Path(done.stdout.strip()).parent / "eiger" / "data" / "stream2"
+    return Path(done.stdout.strip()).parent / "eiger" / "data"
+
+
+@pytest.fixture(scope="module")
+def detector(detector_files: Path) -> dict[str, bytes]:
+    """Return the messages of a series."""
+    folder = detector_files / "stream2"
     return {name: (folder / f"{name}.cbor").read_bytes() for name in ("start", "image", "end")}
 
 
@@ -459,6 +468,92 @@ def test_foreign_messages_are_refused(message: bytes, text: str) -> None:
 def test_a_message_of_the_dialect_that_makes_no_sense_is_refused(message: Any, text: str) -> None:
     with pytest.raises(DecodeError, match=text):
         lclstreamer.decode(b"m" + cbor2.dumps(message))
+
+
+def stream1_image(data: bytes, shape: list[int], dtype: str, encoding: str) -> list[memoryview]:
+    about = {"htype": "dimage_d-1.0", "shape": shape, "type": dtype, "encoding": encoding}
+    parts = [
+        json.dumps({"htype": "dimage-1.0", "series": 4, "frame": 9, "hash": ""}).encode(),
+        json.dumps(about | {"size": len(data)}).encode(), data,
+        b'{"htype": "dconfig-1.0", "start_time": 1, "stop_time": 1500000000, "real_time": 2}',
+    ]  # fmt: skip
+    return [memoryview(part) for part in parts]
+
+
+def test_a_detectors_own_image_of_the_older_stream_is_unpacked(detector_files: Path) -> None:
+    blob = (detector_files / "frame_sample").read_bytes()
+    image = stream1.decode(stream1_image(blob, [4148, 4362], "uint16", "bs16-lz4<"))
+    assert isinstance(image, ImageMessage)
+    assert (image.series_id, image.image_id) == (4, 9)
+    assert image.stop_time is not None
+    assert image.stop_time.ns() == 1_500_000_000
+    array = image.data["default"].unpack()
+    assert array.shape == (4362, 4148)
+    assert np.array_equal(
+        array.ravel(), np.frombuffer(decompress(blob, "bslz4", elem_size=2), "u2")
+    )
+
+
+@pytest.mark.parametrize("encoding", ["<", ">", "lz4<", "bs32-lz4<"])
+def test_every_encoding_of_the_older_stream_is_unpacked(encoding: str) -> None:
+    array = image_of(f"{encoding[-1]}u4")
+    data = array.tobytes()
+    if encoding == "lz4<":
+        data = numcodecs.lz4.compress(data)[4:]
+    elif encoding == "bs32-lz4<":
+        header, blocks = compression.compress(array)
+        data = header + blocks.tobytes()
+    image = stream1.decode(stream1_image(data, [53, 37], "uint32", encoding))
+    assert isinstance(image, ImageMessage)
+    assert np.array_equal(image.data["default"].unpack(), array)
+
+
+def test_the_start_of_the_older_stream_has_todays_names() -> None:
+    config = {"wavelength": 1.3, "nimages": 3, "ntrigger": 2, "bit_depth_image": 16, "omega": 1}
+    flatfield = np.arange(6, dtype="<f4").reshape(2, 3)
+    parts = [
+        {"htype": "dheader-1.0", "series": 7, "header_detail": "all"}, config,
+        {"htype": "flatfield-1.0", "shape": [3, 2], "type": "float32"}, flatfield.tobytes(),
+        {"appendix": 1},
+    ]  # fmt: skip
+    encoded = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in parts]
+    start = stream1.decode([memoryview(each) for each in encoded])
+    assert isinstance(start, StartMessage)
+    assert start.series_id == 7
+    assert np.array_equal(start.fields["flatfield"].unpack(), flatfield)
+    assert {key: start.fields[key] for key in start.fields if key != "flatfield"} == {
+        **config, "incident_wavelength": 1.3, "image_dtype": "uint16", "number_of_images": 6,
+    }  # fmt: skip
+    end = stream1.decode([memoryview(b'{"htype": "dseries_end-1.0", "series": 7}')])
+    assert end == EndMessage(series_id=7)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([], "a message of 0 parts"), ([b"{"], "part 1: no JSON"), ([b"[]"], "must be a JSON obj"),
+        ([b"[" * 100_000], "part 1: no JSON"), ([b"{}"], "part 1: htype None is not known"),
+        ([b'{"htype": "dimage-1.0"}'], "an image of 1 parts"),
+        ([b'{"htype": "dheader-1.0", "series": -1}'], "series must be a number"),
+        (stream1_image(b"", [1], "uint16", "zip<"), "part 2: encoding 'zip<' is not known"),
+        (stream1_image(b"", [1], "text", "<"), "type must be that of numbers, got 'text'"),
+        (stream1_image(b"", [-1], "int8", "<"), "shape must be"),
+    ],
+)  # fmt: skip
+def test_a_message_of_the_older_stream_that_makes_no_sense_is_refused(
+    parts: list[Any], text: str
+) -> None:
+    with pytest.raises(DecodeError, match=text):
+        stream1.decode([memoryview(part) for part in parts])
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 50, bytes(50)])
+def test_a_damaged_block_of_the_older_stream_is_refused(data: bytes) -> None:
+    for shape in ([53, 37], [1 << 15, 1 << 15]):
+        image = stream1.decode(stream1_image(data, shape, "uint32", "lz4<"))
+        assert isinstance(image, ImageMessage)
+        with pytest.raises(DecodeError):
+            image.data["default"].unpack(1 << 33)
 
 
 def seeds() -> list[bytes]:

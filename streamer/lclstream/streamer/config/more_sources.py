@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SimplonEventSourceConfig(PacedSource):
-    """Images of a DECTRIS detector (Stream V2), or of lclstreamer's dialect, through ZeroMQ.
+    """Images of a DECTRIS detector (Stream V2 or V1), or of lclstreamer, through ZeroMQ.
 
     `source_identifier` is the address, e.g. `tcp://detector:31001`; several, separated by
     commas, are read together. Data sources find the image as `raw.raw` of `detector`, each
@@ -25,7 +25,7 @@ class SimplonEventSourceConfig(PacedSource):
     type: Literal["SimplonEventSource"] = "SimplonEventSource"
     role: Literal["client", "server"] = "client"
     """`client` connects to the addresses, `server` listens there."""
-    dialect: Literal["auto", "stream2", "lclstreamer"] = "auto"
+    dialect: Literal["auto", "stream2", "stream1", "lclstreamer"] = "auto"
     """What the messages are; `auto` tells it from the first bytes of each."""
     detector: str = Field(default="detector", min_length=1)
     """Name under which data sources find the images."""

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from lclstream.core.errors import DecodeError
 from lclstream.streamer.values import Array
 
+LZ4_BLOCK = "lz4-block"
+"""One LZ4 block without any framing, as Stream V1 has it."""
 ALGORITHMS = ("bslz4", "lz4")
 BLOCK_BYTES = 8192
 """Size of a block before compression, as detectors use it."""
@@ -73,11 +75,13 @@ def decompress(algorithm: str, item_bytes: int, data: memoryview, limit: int) ->
         algorithm: one of `ALGORITHMS`.
         item_bytes: size of the items that bitshuffle took apart; no matter for `lz4`.
         data: header and blocks.
-        limit: bytes of the content at most.
+        limit: bytes of the content at most; exactly for `LZ4_BLOCK`.
 
     Raises:
         DecodeError: the data are damaged, too large or of another algorithm.
     """
+    if algorithm == LZ4_BLOCK:
+        return _decompress_one(data, limit)
     if algorithm not in ALGORITHMS:
         known = " and ".join(ALGORITHMS)
         raise DecodeError(f"compression {algorithm!r} is not known; {known} are")
@@ -89,6 +93,15 @@ def decompress(algorithm: str, item_bytes: int, data: memoryview, limit: int) ->
     if algorithm == "bslz4":
         return decompress_blocks(blocks, size, item_bytes, block)
     return _decompress_lz4(blocks, size, block)
+
+
+def _decompress_one(data: memoryview, size: int) -> Bytes:
+    if size > MAX_RATIO * len(data):
+        raise DecodeError(f"{size} bytes cannot be in {len(data)} compressed ones")
+    content = np.empty(size, np.uint8)
+    if size:
+        _decompress_block(data, content)
+    return content
 
 
 def content_bytes(data: memoryview) -> int:
@@ -182,6 +195,8 @@ def _lz4_blocks(data: memoryview, size: int, block_bytes: int) -> Iterator[tuple
 
 
 def _decompress_block(block: memoryview, room: Bytes) -> None:
+    if len(room) >= 1 << 31:
+        raise DecodeError(f"lz4: {len(room)} bytes in one block")
     # The library wants the size in front of the block, in a form of its own.
     framed = len(room).to_bytes(4, "little") + block
     try:

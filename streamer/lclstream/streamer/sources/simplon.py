@@ -89,15 +89,15 @@ class SimplonEventSource:
             UnavailableError: nothing came for too long.
         """
         while not self._is_over():
-            message = self._next(self._patience_s())
-            if message is None:
+            parts = self._next(self._patience_s())
+            if parts is None:
                 if not self._may_end():
                     raise self._silence()
                 break
             self._messages += 1
-            self._bytes += message.nbytes
+            self._bytes += sum(part.nbytes for part in parts)
             try:
-                event = self._book.take(message)
+                event = self._book.take(parts)
             except DecodeError as error:
                 text = f"{self._urls}: message {self._messages}: {error}"
                 raise DecodeError(text) from None
@@ -146,22 +146,13 @@ class SimplonEventSource:
             f" (a message above {limit} bytes is not taken)"
         )
 
-    def _next(self, patience_s: float) -> memoryview | None:
-        """Return the next message, None when none came or the end was asked for."""
+    def _next(self, patience_s: float) -> list[memoryview] | None:
+        """Return the parts of the next message, None when none came or the end was asked for."""
         deadline = time.monotonic() + patience_s
         while (left_s := deadline - time.monotonic()) > 0:
             if self._socket.poll(int(1000 * min(left_s, LOOK_INTERVAL_S)) + 1):
-                return self._one_part()
+                frames = self._socket.recv_multipart(copy=False)
+                return [memoryview(frame.buffer) for frame in frames]
             if self._stop is not None and self._stop.wait(0):
                 return None
         return None
-
-    def _one_part(self) -> memoryview:
-        frame = self._socket.recv(copy=False)
-        if frame.more:
-            # What is left of it must not be taken for messages.
-            count = 1 + len(self._socket.recv_multipart(copy=False))
-            raise DecodeError(
-                f"{self._urls}: a message of {count} parts; Stream V2 has one (is this Stream V1?)"
-            )
-        return memoryview(frame.buffer)

@@ -1,6 +1,7 @@
 """From messages to events: which series they belong to, and what index and time they have."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ from lclstream.core.errors import DecodeError
 from lclstream.streamer import simplon
 from lclstream.streamer.config.more_sources import SimplonEventSourceConfig
 from lclstream.streamer.events import Event
-from lclstream.streamer.simplon import lclstreamer
+from lclstream.streamer.simplon import lclstreamer, stream1
 from lclstream.streamer.simplon.values import NS_PER_S
 from lclstream.streamer.sources.simplon_own import own_words
 from lclstream.streamer.sources.simplon_readings import OWN, ImageReadings, RunReadings
@@ -96,13 +97,19 @@ class SeriesBook:
                     "series": each.name, "images": each.images, "announced": each.announced,
                 })  # fmt: skip
 
-    def take(self, message: memoryview) -> Event | None:
+    def take(self, parts: Sequence[memoryview]) -> Event | None:
         """Return the event of an image; None for a start or end, which are remembered.
+
+        Args:
+            parts: of a message; only those of Stream V1 have several, or begin as JSON does.
 
         Raises:
             DecodeError: the message is damaged.
         """
-        dialect = self.config.dialect
+        dialect, message = self.config.dialect, parts[0]
+        is_json = dialect == "auto" and bytes(message[:1]) == b"{"
+        if dialect == "stream1" or len(parts) > 1 or is_json:
+            return self._stream2(stream1.decode(parts))
         if dialect == "auto":
             dialect = "stream2" if lclstreamer.dialect_of(message) == "stream2" else "lclstreamer"
         if dialect == "stream2":
