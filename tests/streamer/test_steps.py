@@ -1,10 +1,13 @@
 """What all steps promise: labels, dtypes and shapes, untouched inputs, missing values, mistakes."""
 
 import importlib
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from tests.streamer.stepping import (
     Document,
     applied,
@@ -425,3 +428,27 @@ def test_what_does_not_fit_at_run_time_is_named() -> None:
         with pytest.raises(InvalidConfigError) as caught:
             step.apply(event(), {"a": value})
         assert text in str(caught.value), (kind, options)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "processing.md"
+
+
+def test_the_page_names_every_step_and_its_examples_are_valid() -> None:
+    text = PAGE.read_text()
+    assert [kind for kind in StepModel.choices() if f"{kind}" not in text] == []
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) > 3
+    for block in blocks:
+        written = yaml.safe_load(block)
+        written = written.get("processing_pipeline", written)
+        for each in written["steps"]:
+            config_of(**_kind(each))
+
+
+def test_the_page_names_every_option_of_the_tables() -> None:
+    """What stands in braces behind a step are fields of it."""
+    for kind, fields in re.findall(r"`(\w+)\{([^}]*)\}", PAGE.read_text()):
+        model = StepModel.choices().get(kind)
+        if model is not None:
+            known_fields = set(model.model_fields)
+            assert set(re.split(r", | or ", fields)) <= known_fields, kind
