@@ -320,3 +320,11 @@ def test_values_that_are_something_else_are_named(
     parameters = parameters_of(names, 1, type=TYPE, **options)
     with pytest.raises(InvalidConfigError, match=problem):
         sent(parameters, events([dict.fromkeys(names, value)]))
+
+
+def test_values_that_are_not_sent_are_noticed() -> None:
+    names = ["frame", "wave", "rest", "x_fs", "x_ss", "x_intensity"]
+    options = {"fields": {"frame": "data"}, "wavelength": "wave", "peaks": "x"}
+    parameters = parameters_of(names, 1, type=TYPE, **options)
+    assert parameters.notices == ("data_serializer: 'rest' is not in fields and is not sent",)
+    assert parameters_of(["frame"], 1, type=TYPE).notices == ()

@@ -179,3 +179,9 @@ def test_arrays_are_sent_from_where_they_are() -> None:
 def test_wrong_fields_are_named(fields: dict[str, str], problem: str) -> None:
     with pytest.raises(InvalidConfigError, match=problem):
         parameters_of(["frame", "a"], 1, type=TYPE, fields=fields)
+
+
+def test_values_that_are_not_sent_are_noticed() -> None:
+    parameters = parameters_of(["frame", "a"], 1, type=TYPE, fields={"a": "/a"})
+    assert parameters.notices == ("data_serializer: 'frame' is not in fields and is not sent",)
+    assert parameters_of(["frame", "a"], 1, type=TYPE).notices == ()

@@ -422,3 +422,17 @@ def test_what_is_no_image_is_named_before_the_run(source: dict[str, Any], proble
 def test_what_is_no_image_is_named_at_the_first_event(frame: Any, problem: str) -> None:
     with pytest.raises(InvalidConfigError, match=problem):
         image_of(frame)
+
+
+def test_what_clients_may_miss_is_noticed() -> None:
+    options: dict[str, Any] = {
+        "detector_name": "epix", "pixel_size_um": [75, 75], "sensor_material": "Si",
+        "sensor_thickness_um": 320, "count_time_s": 0.0, "frame_time_s": 0.1,
+        "detector_distance_mm": 80, "photon_energy_source": "energy",
+    }  # fmt: skip
+    assert parameters(["frame", "energy"], **options).notices == ()
+    (notice,) = parameters(["frame"]).notices
+    assert notice.endswith(
+        "some clients need it: detector_name, pixel_size_um, sensor_material, sensor_thickness_um,"
+        " count_time_s, frame_time_s, detector_distance_mm, photon_wavelength_source"
+    )

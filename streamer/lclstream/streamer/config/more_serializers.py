@@ -1,6 +1,6 @@
 """How batches become messages of other formats than HDF5: more models of `data_serializer`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -59,6 +59,10 @@ class FastBinarySerializerConfig(SerializerModel):
         yield from taken_names(("fields",), self.fields)
         if not self.fields:
             yield from own_names(parameters)
+
+    def advice(self, parameters: "Parameters") -> Iterator[str]:
+        """Yield which values are not sent."""
+        yield from left_out(self.fields, parameters)
 
 
 class ArrowSerializerConfig(SerializerModel):
@@ -143,6 +147,11 @@ class CrystfelMsgpackSerializerConfig(SerializerModel):
                 text = f"no value has this key{near(key, every)}"
                 yield ("geometry_keys", number), text, key
 
+    def advice(self, parameters: "Parameters") -> Iterator[str]:
+        """Yield which values are not sent."""
+        sent = {*self.fields, *self.peak_labels, self.wavelength}
+        yield from left_out(sent if self.fields else (), parameters)
+
     def _unfit(self, parameters: "Parameters") -> Iterator[Finding]:
         """Yield values that do not exist, or are not what they shall be."""
         known = known_of(parameters)
@@ -181,6 +190,13 @@ def _collisions(keys: list[str]) -> Iterator[Finding]:
                 shorter, longer = sorted((key, other), key=len)
                 taken = f"the key {shorter!r} would be taken for {longer!r}, which begins so"
                 yield ("fields",), f"{taken}, by CrystFEL: give one another name", shorter
+
+
+def left_out(sent: Collection[str | None], parameters: "Parameters") -> Iterator[str]:
+    """Yield which values are not sent, where those that are were chosen."""
+    for label in parameters.labels if sent else ():
+        if label not in sent:
+            yield f"{label!r} is not in fields and is not sent"
 
 
 def renamed(

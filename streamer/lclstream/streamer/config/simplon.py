@@ -26,6 +26,11 @@ OF_STREAM2 = (
     "detector_distance_source", "frame_time_s", "image_dtype", "mask_source", "number_of_images",
     "offset", "pixel_size_um", "scale", "series_id", "series_unique_id",
 )  # fmt: skip
+# What clients of Stream V2 such as dxtbx expect the start of a series to say.
+OF_CLIENTS = (
+    "detector_name", "pixel_size_um", "sensor_material", "sensor_thickness_um", "count_time_s",
+    "frame_time_s",
+)  # fmt: skip
 # Where a value may come from, and whether it may be missing from the configuration.
 SOURCES = (
     "photon_wavelength_source", "photon_energy_source", "spectrometer_source",
@@ -154,6 +159,18 @@ class SimplonBinarySerializerConfig(SerializerModel):
                 yield (field,), f"there is no value {name!r}{near(name, labels)}", name
         for text in self._unfit(known_of(parameters).get(image, Known())):
             yield ("data_source_to_serialize",), f"value {image!r} {text}", image
+
+    def advice(self, parameters: "Parameters") -> Iterator[str]:
+        """Yield what the start of a series will not say, although clients may want to know."""
+        if self.dialect != "stream2":
+            return
+        unknown = [name for name in OF_CLIENTS if getattr(self, name) in (None, "")]
+        if self.detector_distance_mm is None and self.detector_distance_source is None:
+            unknown.append("detector_distance_mm")
+        if self.wavelength_name(parameters) is None and self.photon_energy_source is None:
+            unknown.append("photon_wavelength_source")
+        if unknown:
+            yield f"not given, although some clients need it: {', '.join(unknown)}"
 
     def _unfit(self, image: Known) -> Iterator[str]:
         """Yield why something can be no image."""
