@@ -23,7 +23,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from lclstream.streamer.sources.psana2_setup import (
     prepare_environment,
     tolerate_missing_logbook,
 )
+from lclstream.streamer.sources.psana2_shmem import SharedMemory, wait_for_server
 from lclstream.streamer.sources.psana_library import require
 from lclstream.streamer.sources.xtc2_file import Xtc2File
 from lclstream.streamer.sources.xtc2_watch import Stop, StoppedError
@@ -52,7 +53,6 @@ logger = logging.getLogger(__name__)
 
 # How many ranks build events and collect small data, besides the one that reads what there is.
 _SERVING = {"PS_EB_NODES": "1", "PS_SRV_NODES": "0"}
-WAIT_S = 0.2
 CURES = (
     "give event_source.calib_url, or event_source.skip_calib_load: all (or a list of detectors) "
     "where no calibrated values are needed"
@@ -81,6 +81,7 @@ class Psana2EventSource:
             InvalidConfigError: psana2 is not installed, or the source cannot be as it is said.
             NotFoundError: there are no such files.
             DecodeError: a file is not XTC2.
+            UnavailableError: nobody serves the shared memory.
         """
         config = parameters.event_source
         require(2, config.type)
@@ -95,9 +96,12 @@ class Psana2EventSource:
         prepare_environment(
             parameters.source_identifier, config, size, is_distributed=self._is_distributed
         )
+        if "shmem" in arguments:
+            wait_for_server(arguments["shmem"])
         with changes_logged(arguments) as look:
             self._source = self._opened(arguments, ask_logbook=config.ask_logbook)
             look(self._source)
+        self._shared_memory = SharedMemory(self._source.dm) if "shmem" in arguments else None
         self._runs: Iterator[Any] = iter(self._source.runs())
         self._run: Psana2Run | None = None
         self._finished = False
@@ -124,9 +128,8 @@ class Psana2EventSource:
 
     def interrupt_by(self, stop: Stop) -> None:
         """Let a wish to end cut short every wait for what comes into shared memory."""
-        condition = getattr(getattr(self._source, "dm", None), "_shmem_cond", None)
-        if condition is not None:
-            condition.wait = interruptible(condition.wait, stop)
+        if self._shared_memory is not None:
+            self._shared_memory.interrupt_by(stop)
 
     def close(self) -> None:
         """Let the other ranks go on: they wait for this one to take its part."""
@@ -240,21 +243,6 @@ def check_ranks(rank: int, size: int) -> None:
             f"the launcher says rank {rank} of {size}, but MPI says rank {seen[0]} of {seen[1]}: "
             "every rank would read all events; is it the launcher of psana's MPI?"
         )
-
-
-def interruptible(wait: Callable[..., bool], stop: Stop) -> Callable[..., bool]:
-    """Return what waits like a condition, but not against a wish to end."""
-
-    def wait_or_stop(timeout: float | None = None) -> bool:
-        if timeout is not None:
-            return wait(timeout)
-        # psana2 itself would wait for ever.
-        while not wait(WAIT_S):
-            if stop.wait(0):
-                raise StoppedError
-        return True
-
-    return wait_or_stop
 
 
 def settle(rank: int) -> None:
