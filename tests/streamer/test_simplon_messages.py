@@ -436,3 +436,28 @@ def test_what_clients_may_miss_is_noticed() -> None:
         "some clients need it: detector_name, pixel_size_um, sensor_material, sensor_thickness_um,"
         " count_time_s, frame_time_s, detector_distance_mm, photon_wavelength_source"
     )
+
+
+@pytest.mark.parametrize(
+    ("identifier", "series", "name"),
+    [
+        ("exp=mfx1,run=12", 12, "mfx1-12-"),
+        ("exp=xpptut15:run=430:smd", 430, "xpptut15-430-"),
+        ("files=/a/run=9x/b.xtc2", 1, "lclstream-1-"),
+        ("exp=a,run=1,exp=a,run=2", 1, "a-1-"),
+        ("run=all", 1, "lclstream-1-"),
+        ("", 1, "lclstream-1-"),
+    ],
+)
+def test_a_series_is_numbered_like_the_run(identifier: str, series: int, name: str) -> None:
+    document = document_of(
+        ["frame"], 1, type=TYPE, dialect="stream2", data_source_to_serialize="frame"
+    )
+    document["source_identifier"] = identifier
+    start = read(whole_stream(parse_parameters(document), [])[0])
+    assert start["series_id"] == series
+    assert start["series_unique_id"].startswith(name)
+
+
+def test_a_series_may_have_the_number_0() -> None:
+    assert read(whole_stream(parameters(["frame"], series_id=0), [])[0])["series_id"] == 0

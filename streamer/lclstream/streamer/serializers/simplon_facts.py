@@ -1,5 +1,6 @@
 """What the messages of a Simplon stream say besides the image, taken from single events."""
 
+import re
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -7,13 +8,15 @@ import numpy as np
 
 from lclstream.streamer.batching import Batch
 from lclstream.streamer.config import Parameters
-from lclstream.streamer.config.source_identifier import identifier_tokens
 from lclstream.streamer.serializers.contents import Provenance
 from lclstream.streamer.values import Array
 
 HC_EV_ANGSTROM = 12398.419843320026
 """Photon energy in eV times wavelength in angstrom."""
 NS_PER_S = 1_000_000_000
+# psana1 has colons where psana2 has commas.
+_RUN = re.compile(r"(?:^|[,:\s])run=(\d{1,18})(?=$|[,:\s])", re.ASCII)
+_EXPERIMENT = re.compile(r"(?:^|[,:\s])exp=([^,:\s]+)")
 
 
 class Row:
@@ -133,18 +136,16 @@ def _reciprocal(number: float | None) -> float | None:
 
 def run_of(parameters: Parameters) -> str:
     """Return the run that `source_identifier` names, empty when it names none or several."""
-    return _token(parameters, "run")
+    return _only(_RUN, parameters)
 
 
 def experiment_of(parameters: Parameters) -> str:
     """Return the experiment that `source_identifier` names, empty when it names none."""
-    return _token(parameters, "exp")
+    return _only(_EXPERIMENT, parameters)
 
 
-def _token(parameters: Parameters, wanted: str) -> str:
-    found = {
-        value for key, value in identifier_tokens(parameters.source_identifier) if key == wanted
-    }
+def _only(wanted: re.Pattern[str], parameters: Parameters) -> str:
+    found = set(wanted.findall(parameters.source_identifier))
     return found.pop() if len(found) == 1 else ""
 
 

@@ -73,7 +73,8 @@ class Stream2:
         self._distance = labels_of(parameters, config.detector_distance_source)
         self._geometry = labels_of(parameters, config.geometry_source)
         self._run_info = labels_of(parameters, config.run_info_source)
-        self._series_id = config.series_id or int(run_of(parameters) or 1)
+        number = config.series_id
+        self._series_id = int(run_of(parameters) or 1) if number is None else number
         self._series_name = config.series_unique_id or _series_name(parameters, self._series_id)
         self._compress: Literal["bslz4"] | None = None
         if config.compression == "bslz4":
