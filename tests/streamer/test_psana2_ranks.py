@@ -156,6 +156,7 @@ def assert_once(dumps: list[Dump]) -> None:
     assert set(indices.values()) <= {1}
 
 
+@pytest.mark.skipif(not SOAK, reason="takes long: LCLSTREAM_SOAK is not set")
 def test_of_files_every_rank_takes_its_share(psana: Path, tmp_path: Path) -> None:
     path = write_run(tmp_path / "one.xtc2", made(5))
     request = {"document": document(f"files={path}"), "readings": [["cam", "raw.raw"]]}
@@ -186,7 +187,7 @@ def test_shared_memory_is_read_until_the_end_is_asked_for(psana: Path, tmp_path:
                 each.kill()
             each.wait()
         # The server leaves it behind.
-        Path(f"/dev/shm/PdsMonitorSharedMemory_{tag}").unlink(missing_ok=True)
+        Path(f"/dev/shm/PdsMonitorSharedMemory_{tag}").unlink(missing_ok=True)  # noqa: S108
     assert process.returncode == 128 + signal.SIGTERM, log[-3000:]
     stamps = [stamp for _, stamp, _ in delivered(tmp_path)]
     known = {each.timestamp for each in made(5)}

@@ -4,6 +4,8 @@ import logging
 import os
 import socket
 import sys
+import threading
+import uuid
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 from lclstream.core.errors import InvalidConfigError, UnavailableError
 from lclstream.streamer.config import Psana2EventSourceConfig, parse_parameters
 from lclstream.streamer.sources import psana2_setup as setup
+from lclstream.streamer.sources import psana2_shmem as shmem
 from lclstream.streamer.sources.psana2 import check_ranks
+from lclstream.streamer.sources.xtc2_watch import StoppedError
 
 CONFIG = Psana2EventSourceConfig()
 
@@ -210,3 +214,66 @@ def test_too_few_ranks_are_refused(
     message = rf"^of {size} ranks psana2 would use {size} to serve .*, or {size + 1} and more$"
     with pytest.raises(InvalidConfigError, match=message):
         check_ranks(0, size)
+
+
+class Manager:
+    """As psana2's manager of shared memory."""
+
+    def __init__(self) -> None:
+        self._shmem_cond = threading.Condition()
+        self.connected: list[str] = []
+
+    def _connect_shmem_cli(self, tag: str) -> str:
+        self.connected.append(tag)
+        return "view"
+
+
+class Asked:
+    """A wish to end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def wait(self, timeout_s: float) -> bool:
+        del timeout_s
+        return self.asked
+
+
+def test_shared_memory_that_nobody_serves() -> None:
+    tag = f"lclstream{uuid.uuid4().hex[:12]}"
+    assert not shmem.is_served(tag)
+    with pytest.raises(UnavailableError, match=rf"nobody has served .* '{tag}' for 0 s$"):
+        shmem.wait_for_server(tag, 0.1)
+
+
+def test_a_wait_for_shared_memory_ends_when_asked() -> None:
+    manager, stop = Manager(), Asked()
+    memory = shmem.SharedMemory(manager)
+    memory.interrupt_by(stop)
+    condition = manager._shmem_cond
+
+    def notify() -> None:
+        with condition:
+            condition.notify_all()
+
+    timer = threading.Timer(0.05, notify)
+    with condition:
+        timer.start()
+        assert condition.wait()
+    timer.join()
+    stop.asked = True
+    with condition:
+        assert not condition.wait(0.01)
+        with pytest.raises(StoppedError):
+            condition.wait()
+
+
+def test_a_server_is_connected_to_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, False, True])
+    monkeypatch.setattr(shmem, "is_served", lambda tag: next(answers))
+    monkeypatch.setattr(shmem, "LOOK_S", 0.001)
+    manager = Manager()
+    shmem.SharedMemory(manager)
+    assert manager._connect_shmem_cli("tag") == "view"
+    assert manager.connected == ["tag"]
+    assert next(answers, None) is None
