@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 def test_there_are_examples() -> None:
     assert [each.stem for each in EXAMPLES] == [
-        "hdf5_cspad", "hits", "peaknet", "simulated", "tmo", "xtc2",
+        "crystfel", "hdf5_cspad", "hits", "peaknet", "simulated", "stream2", "tmo", "xtc2",
     ]  # fmt: skip
 
 
