@@ -7,6 +7,7 @@ expands by 255 at most.
 """
 
 import functools
+import importlib
 import os
 from collections.abc import Iterator
 from types import ModuleType
@@ -14,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from lclstream.core.errors import DecodeError
+from lclstream.core.errors import DecodeError, InvalidConfigError
 from lclstream.streamer.values import Array
 
 LZ4_BLOCK = "lz4-block"
@@ -38,16 +39,20 @@ Bytes = npt.NDArray[np.uint8]
 def _bitshuffle() -> ModuleType:
     # Its threads, of several ranks on few cores, hinder each other by a factor of a hundred.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import bitshuffle
-
-    return bitshuffle  # type: ignore[no-any-return]
+    return _library("bitshuffle", "bslz4")
 
 
 @functools.cache
 def _lz4() -> ModuleType:
-    from numcodecs import lz4
+    return _library("numcodecs.lz4", "lz4")
 
-    return lz4  # type: ignore[no-any-return]
+
+def _library(module: str, algorithm: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = error.name or module
+        raise InvalidConfigError(f"{algorithm} needs {name}, which is not installed") from None
 
 
 def compress_blocks(array: Array, block_bytes: int = BLOCK_BYTES) -> Bytes:
