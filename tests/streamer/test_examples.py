@@ -16,7 +16,8 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 def test_there_are_examples() -> None:
     assert [each.stem for each in EXAMPLES] == [
-        "crystfel", "detector_stream", "folder", "hdf5_cspad", "hits", "peaknet", "simulated", "stream2", "tmo", "xtc2",
+        "crystfel", "detector_stream", "folder", "hdf5_cspad", "hits",
+        "peaknet", "simulated", "stream2", "tmo", "xtc2",
     ]  # fmt: skip
 
 
