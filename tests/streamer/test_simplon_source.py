@@ -27,6 +27,7 @@ from lclstream.streamer.simplon import (
     lclstreamer,
 )
 from lclstream.streamer.simplon.compression import compress_blocks
+from lclstream.streamer.sources.inspection import describe
 from lclstream.streamer.sources.simplon import SimplonEventSource
 from lclstream.streamer.sources.simplon_series import EPOCH_S, UNKNOWN_EXTENT
 from lclstream.streamer.stopping import StopRequest
@@ -502,3 +503,33 @@ def test_the_streamer_turns_a_series_into_files(
             frames += list(file["frame"][...])
             assert file["lclstream/timestamp"].dtype == np.uint64
     assert np.array_equal(frames, [frame(number) for number in range(4)])
+
+
+def test_inspect_shows_the_beginning_of_a_stream(push: Push) -> None:
+    detector = push()
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(describe(address(detector))))
+    reader.start()
+    send(detector, start_of(goniometer={"omega": {"start": 0.5}}, table=np.zeros((3, 4), "f4")))
+    send(detector, image(7, user_data={"run": 5}))
+    reader.join()
+    assert [line.strip() for line in lines if not line.startswith("message")] == [
+        "start of series 4 u4", "channels: ['threshold_1', 'threshold_2']",
+        "incident_wavelength: 1.3", "goniometer.omega.start: 0.5", "table: float32, 3 x 4",
+        "image 7 of series 4 u4", "raw.threshold_1: uint16, 8 x 9, bslz4",
+        "raw.threshold_2: uint16, 8 x 9", "user_data.run: 5",
+    ]  # fmt: skip
+    assert lines[0].startswith("message 1, ")
+    assert lines[0].endswith(" bytes, taken out of the stream:")
+
+
+def test_inspect_shows_messages_in_files(tmp_path: Path, vectors: Path) -> None:
+    (tmp_path / "r0_0.cbor").write_bytes(b"".join(simplon.encode(end_of())))
+    lines = list(describe(str(tmp_path / "r0_0.cbor")))
+    assert lines == [f"{tmp_path}/r0_0.cbor", "  end of series 4 u4"]
+    lines = list(describe(str(vectors / "simplon-slac66cc566-f64" / "0001.bin")))
+    assert lines[1] == "  lclstreamer image"
+    assert "  beam_direction.angle_y: 0.2" in lines
+    (tmp_path / "bad.cbor").write_bytes(b"\xd9\xd9\xf7\xa1")
+    with pytest.raises(DecodeError, match=r"/bad\.cbor: CBOR, byte 4: cut off"):
+        list(describe(str(tmp_path / "bad.cbor")))
