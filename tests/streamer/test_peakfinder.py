@@ -295,7 +295,7 @@ def test_what_does_not_fit_is_named() -> None:
         ({"geometry": {"center": [0, 0]}, "panel_shape": [3, 8]}, (8, 8), "not made of panels"),
         ({"geometry": {"center": [1e9, 0]}}, (8, 8), "farther from the beam"),
         ({"geometry": {"center": [0, 0]}}, (8,), "no rows and columns"),
-        ({"geometry": {"center": [0, 0]}}, (0, 8), "not made of panels"),
+        ({"geometry": {"center": [0, 0]}}, (0, 8), "no rows and columns"),
     ):
         with pytest.raises(InvalidConfigError) as caught:
             finder(**options).apply(event(), {"x": np.zeros(shape)})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.streamer.test_examples import FOLDER
 
+from lclstream.core.errors import InvalidConfigError
 from lclstream.core.models import read_document
 from lclstream.streamer.config import Parameters, parse_parameters
 from lclstream.streamer.events import open_event_source
@@ -132,3 +133,20 @@ def test_arrival_times_of_a_simulated_digitiser(tmp_path: Path) -> None:
 
 def _energy(event: Any) -> float:
     return float(event.read("gmd", "raw.milliJoulesPerPulse"))
+
+
+def test_values_of_steps_go_where_the_configuration_wants_them(tmp_path: Path) -> None:
+    written = example("hits", tmp_path, events=12, hit_rate=1.0)
+    written["data_serializer"]["fields"] = {
+        "detector_data": "/entry/data/data",
+        "peaks_fs": "/entry/peaks/x",
+        "peaks_ss": "/entry/peaks/y",
+    }
+    _, figures = run(written)
+    for file in files(tmp_path):
+        assert set(file["entry/peaks"]) == {"x", "x_offsets", "y", "y_offsets"}
+        assert len(file["entry/peaks/x"]) == file["entry/peaks/x_offsets"][-1] > 0
+    written["data_serializer"]["fields"]["peaks_fss"] = "/entry/peaks/z"
+    with pytest.raises(InvalidConfigError, match="did you mean 'peaks_ss'"):
+        parse_parameters(written)
+    assert figures["events_read"] == 12

@@ -35,20 +35,16 @@ class Bin(MappingStep[configs.BinConfig]):
             return None
         dtype = np.dtype(self.config.result_dtype(image.dtype.name))
         total = self._joined(image, good, np.dtype(self._sum.result_dtype(image.dtype.name)))
-        shape = total.shape
-        out = self.rooms.take(label, shape, dtype)
-        joined = self.config.rows * self.config.columns
-        counts: Numbers | int = joined
+        counts: Numbers | int = self.config.rows * self.config.columns
         if good is not None:
             counts = self._joined(good, None, np.dtype(np.int32))
         if self.config.method == "mean":
-            np.divide(total, np.maximum(counts, 1), out=out, casting="same_kind")
-        else:
-            np.copyto(out, total)
+            out = self.rooms.take(label, total.shape, dtype)
+            total = np.divide(total, np.maximum(counts, 1), out=out, casting="same_kind")
         if good is not None:
             empty = exactly(self.config, label, "empty", self.config.empty, dtype)
-            np.copyto(out, empty, where=counts == 0)
-        return out
+            np.copyto(total, empty, where=counts == 0)
+        return total
 
     def _joined(self, image: Numbers, good: Bools | None, dtype: np.dtype[Any]) -> Numbers:
         """Return the sum of each block."""

@@ -76,7 +76,7 @@ def image_of(config: ValueStep, label: str, value: Reading) -> Numbers:
         InvalidConfigError: it has not.
     """
     array = array_of(config, label, value)
-    if array.ndim < 2:
+    if array.ndim < 2 or not array.size:
         raise misfit(config, label, f"has shape {array.shape}, no rows and columns")
     return array
 
@@ -105,7 +105,9 @@ def exactly(config: ValueStep, label: str, name: str, number: float, dtype: np.d
         info = np.iinfo(dtype)
         is_held = np.isfinite(number) and number == int(number) and info.min <= number <= info.max
     else:
-        is_held = dtype.kind == "f" or number in (0, 1)
+        largest = np.finfo(dtype).max if dtype.kind == "f" else 1
+        is_whole = dtype.kind == "f" or number in (0, 1)
+        is_held = is_whole and (not np.isfinite(number) or abs(number) <= largest)
     if not is_held:
         raise misfit(config, label, f"is {dtype}, which cannot hold {name} = {number}")
     return dtype.type(number)

@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 Spans = tuple[slice, slice]
 
+# Images and sizes for which memory is kept.
+MOST_SIZES = 32
+
 
 class PeaknetPreprocessing:
     """Pads images with zeros to one size, normalises them, and gives them channels.
@@ -101,6 +104,8 @@ class PeaknetPreprocessing:
         key = (label, image.shape)
         room = self._padded.get(key)
         if room is None:
+            if len(self._padded) >= MOST_SIZES:
+                self._padded.clear()
             room = self._padded[key] = Room(initial=0)
         padded = room.take((*image.shape[:-2], height, width), image.dtype)
         padded[(..., *inside)] = image

@@ -47,6 +47,12 @@ class PeakFinder8:
         self._config = config
         self._frames = Frames(config)
         self._plan: _Plan | None = None
+        self._nothing = dict.fromkeys(name for _, name in config.makes())
+        # What the plan calls a column -> its name among the values, and its dtype.
+        self._columns = [
+            (name.removeprefix(f"{config.output}_"), name, np.dtype(dtype))
+            for name, dtype in config.columns.items()
+        ]
 
     def apply(self, event: Event, values: Values) -> Values | None:
         """Return the values with the peaks; all of them are missing where the frame is.
@@ -57,17 +63,14 @@ class PeakFinder8:
         del event
         found = self._found(values)
         if found is None:
-            names = [name for _, name in self._config.makes()]
-            return None if self._config.veto else {**values, **dict.fromkeys(names)}
+            return None if self._config.veto else {**values, **self._nothing}
         is_hit = len(found["pixels"]) >= self._config.min_peaks
         if self._config.veto and not is_hit:
             return None
-        output = self._config.output
         made: dict[str, Reading] = {
-            name: Ragged(found[name.removeprefix(f"{output}_")].astype(dtype))
-            for name, dtype in self._config.columns.items()
+            name: Ragged(found[column].astype(dtype)) for column, name, dtype in self._columns
         }
-        made[f"{output}_count"] = np.array(len(found["pixels"]), np.uint32)
+        made[f"{self._config.output}_count"] = np.array(len(found["pixels"]), np.uint32)
         made[self._config.hit] = np.array(is_hit, np.uint8)
         return {**values, **made}
 
