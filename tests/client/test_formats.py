@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 import struct
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from tests.streamer.serializing import (
 from lclstream.client import stream
 from lclstream.client.batches import Batch
 from lclstream.client.formats import Decoder, decode, format_of
-from lclstream.core.errors import DecodeError
+from lclstream.core.errors import DecodeError, InvalidConfigError
 from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.values import Ragged
 
@@ -326,6 +327,16 @@ def fastbinary(name: bytes = b"x", dtype: bytes = b"<f8", shape: Any = (1,), **m
 )
 def test_damaged_messages_are_named(payload: bytes, problem: str) -> None:
     with pytest.raises(DecodeError, match=problem):
+        decode(payload)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = samples()["arrow"][0]
+    monkeypatch.delitem(sys.modules, "lclstream.client.arrow", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        InvalidConfigError, match=r"^messages of the format arrow cannot be decoded"
+    ):
         decode(payload)
 
 

@@ -61,18 +61,18 @@ class Decoder:
             InvalidConfigError: what decodes it is not installed.
         """
         name = format_of(payload)
-        if name not in self._decoders:
-            self._decoders[name] = _decoder(name)
-        return self._decoders[name](payload, fields)
+        try:
+            if name not in self._decoders:
+                self._decoders[name] = _decoder(name)
+            return self._decoders[name](payload, fields)
+        except ImportError as error:
+            raise InvalidConfigError(
+                f"messages of the format {name} cannot be decoded: {error.name} is not installed"
+            ) from None
 
 
 def _decoder(name: str) -> Callable[..., Batch]:
-    try:
-        module: Any = importlib.import_module(f"lclstream.client.{name}")
-    except ImportError as error:
-        raise InvalidConfigError(
-            f"messages of the format {name} cannot be decoded: {error.name} is not installed"
-        ) from None
+    module: Any = importlib.import_module(f"lclstream.client.{name}")
     # Formats whose messages hang together have a decoder that remembers.
     made: Callable[..., Batch]
     made = module.Decoder().decode if hasattr(module, "Decoder") else module.decode
