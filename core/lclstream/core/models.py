@@ -18,6 +18,7 @@ from lclstream.core.logging import names_a_secret
 from lclstream.core.places import Location, models_in, place_of, shown_path
 
 SHOWN_VALUE_LENGTH = 60
+LINE_LENGTH = 4000
 # Of a name that is recognised by a part of it.
 SHORTEST_PART = 4
 # Nobody reads more, and each costs a search for the name that was meant.
@@ -62,7 +63,7 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> li
     """Return one line for each fault that validation found, for many only the first ones."""
     found = error.errors(include_url=False)
     details = _one_for_each_union(found[: 2 * SHOWN_PROBLEMS], model)
-    lines = [line(detail, model) for detail in details[:SHOWN_PROBLEMS]]
+    lines = [_on_one_line(line(detail, model)) for detail in details[:SHOWN_PROBLEMS]]
     more = len(details) - len(lines) + len(found[2 * SHOWN_PROBLEMS :])
     return [*lines, f"... and {more} more"] if more else lines
 
@@ -86,6 +87,14 @@ def line(detail: ErrorDetails, model: type[BaseModel] | None = None) -> str:
     if names_a_secret(field):
         return text
     return f"{text}, got {shown(value)}{_suggestion(detail)}"
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text that can be printed: a line break in a name is escaped, a book is cut."""
+    text = text if len(text) <= LINE_LENGTH else f"{text[: LINE_LENGTH - 3]}..."
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def shown(value: Any) -> str:

@@ -5,6 +5,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from lclstream.core.models import shown
+
 # Floating point dtype -> how `struct` calls it.
 _FLOATS = {"float16": "e", "float32": "f", "float64": "d"}
 
@@ -18,7 +20,7 @@ def shape_of(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
         if isinstance(value, bool | int | float):
             return ()
-        raise ValueError(f"must be made of numbers, got {value!r}")
+        raise ValueError(f"must be made of numbers, got {shown(value)}")
     shapes = {shape_of(each) for each in value}
     if len(shapes) != 1:
         raise ValueError("lists must not be empty, and those within a list equally long")
