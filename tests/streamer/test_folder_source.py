@@ -302,10 +302,15 @@ def test_what_our_own_streamer_writes_is_read_again(
         }
         for number in range(5)
     ]
-    for kind, suffix in (("NumpyBinarySerializer", "npz"), ("HDF5BinarySerializer", "h5")):
-        folder = tmp_path / suffix
+    serializers: list[tuple[str, dict[str, Any]]] = [
+        ("npz", {"type": "NumpyBinarySerializer"}),
+        ("h5", {"type": "HDF5BinarySerializer"}),
+        ("h5", {"type": "HDF5BinarySerializer", "compression": "bitshuffle_with_lz4"}),
+    ]
+    for attempt, (suffix, serializer) in enumerate(serializers):
+        folder = tmp_path / str(attempt)
         folder.mkdir()
-        parameters = parameters_of(given[0], 2, type=kind)
+        parameters = parameters_of(given[0], 2, **serializer)
         for number, message in enumerate(whole_stream(parameters, events(given))):
             (folder / f"r0_{number}.{suffix}").write_bytes(message)
         found = present(document, folder, "frame", "peaks")
@@ -391,3 +396,16 @@ def test_inspect_lists_what_is_in_a_folder(tmp_path: Path) -> None:
     assert "not a readable HDF5 file" in lines[5]
     np.save(tmp_path / "one.npy", frames(1))
     assert list(describe(str(tmp_path / "one.npy")))[1] == "  data: uint16, 2 x 2 x 3"
+
+
+def test_a_mistake_in_the_configuration_is_no_reason_to_skip(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "0.h5").write_text("no HDF5")
+    write_hdf5(tmp_path / "1.h5", 1)
+    np.savez(tmp_path / "2.npz", other=np.zeros(2))
+    with pytest.raises(InvalidConfigError, match=r"/1\.h5: .*no detector or variable '/fram'"):
+        present(document, tmp_path, "/fram", on_error="skip")
+    (tmp_path / "1.h5").unlink()
+    with pytest.raises(InvalidConfigError, match=r"/2\.npz: .*no detector or variable '/fram'"):
+        present(document, tmp_path, "/fram", on_error="skip")

@@ -284,7 +284,12 @@ def own_file(path: Path, *, as_attributes: bool) -> None:
         group["step"] = np.array([0, 0, 1, 1], np.uint32)
         group["valid/frame"] = np.array([1, 0, 1, 1], np.uint8)
         group["valid/frame"].attrs["dataset"] = "/cam/frames"
-        group["offsets/peaks"] = np.array([0, 2, 2, 5, 5], np.uint64)
+        offsets = np.array([0, 2, 2, 5, 5], np.uint64)
+        if as_attributes:
+            file["peaks_offsets"] = offsets
+            file["peaks"].attrs["offsets"] = "/peaks_offsets"
+        else:
+            group["offsets/peaks"] = offsets
         for key, value in (("experiment", "mfx100852324"), ("run", np.uint64(51))):
             if as_attributes:
                 group.attrs[key] = value
@@ -318,7 +323,7 @@ def test_our_own_files_are_read_as_they_were_sent(
 def test_offsets_that_lead_outside_are_refused(document: dict[str, Any], tmp_path: Path) -> None:
     own_file(tmp_path / "own.h5", as_attributes=True)
     with h5py.File(tmp_path / "own.h5", "r+") as file:
-        file["lclstream/offsets/peaks"][2:] = 99
+        file["peaks_offsets"][2:] = 99
     with pytest.raises(DecodeError, match=r"^/peaks in .*own\.h5: event 1 has 2 to 99 of 5"):
         read_all(document, tmp_path / "own.h5", ("/peaks", ""))
 
@@ -565,3 +570,12 @@ def test_no_damage_does_more_than_be_refused(tmp_path: Path) -> None:
         [sys.executable, "-c", FUZZ, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_part_of_the_identifier_must_name_a_file(
+    document: dict[str, Any], files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for part in (f"{tmp_path}/none*", f"{tmp_path}/empty"):
+        with pytest.raises(InvalidConfigError, match=r"/(none\*|empty): no such file$"):
+            read_all(document, f"{files[0]},{part}", ("/stamps", ""))

@@ -29,7 +29,7 @@ from lclstream.streamer.simplon import (
 from lclstream.streamer.simplon.compression import compress_blocks
 from lclstream.streamer.sources.inspection import describe
 from lclstream.streamer.sources.simplon import SimplonEventSource
-from lclstream.streamer.sources.simplon_series import EPOCH_S, UNKNOWN_EXTENT
+from lclstream.streamer.sources.simplon_series import EPOCH_S, MAX_SERIES, UNKNOWN_EXTENT
 from lclstream.streamer.stopping import StopRequest
 
 STARTED_S = 1_700_000_000
@@ -533,3 +533,40 @@ def test_inspect_shows_messages_in_files(tmp_path: Path, vectors: Path) -> None:
     (tmp_path / "bad.cbor").write_bytes(b"\xd9\xd9\xf7\xa1")
     with pytest.raises(DecodeError, match=r"/bad\.cbor: CBOR, byte 4: cut off"):
         list(describe(str(tmp_path / "bad.cbor")))
+
+
+def test_a_series_of_the_same_name_may_follow(document: dict[str, Any], push: Push) -> None:
+    detector = push()
+    source = opened(document, address(detector), series=2)
+    for _ in range(2):
+        send(detector, start_of(number_of_images=2), image(0), image(1), end_of())
+    found = all_of(source, ("start", "incident_wavelength"))
+    assert [event.index for event, _ in found] == [0, 1, 2, 3]
+    assert [values for _, values in found] == [[1.3]] * 4
+
+
+def test_ranks_share_one_series_only(document: dict[str, Any], push: Push) -> None:
+    detector = push()
+    source = opened(document, address(detector), 0, 2, ranks="share")
+    send(detector, image(0, 1), image(0, 2))
+    with pytest.raises(DecodeError, match="message 2: series 2: ranks can share one series only"):
+        all_of(source)
+
+
+def test_many_series_keep_neither_tables_nor_accounts(document: dict[str, Any], push: Push) -> None:
+    detector = push()
+    source = opened(document, address(detector), series=100)
+    indices = []
+
+    def take() -> None:
+        indices.extend([event.index for event, _ in all_of(source)])
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    for number in range(100):
+        send(detector, start_of(number), image(0, number), image(1, number), end_of(number))
+    thread.join()
+    assert indices == list(range(200))
+    known = source._book._series.values()
+    assert len(known) <= MAX_SERIES
+    assert sum(series.start is not None for series in known) == 1

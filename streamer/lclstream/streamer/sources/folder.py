@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from lclstream.core.errors import DecodeError, InvalidConfigError
 from lclstream.streamer.config import Parameters
@@ -20,6 +20,12 @@ from lclstream.streamer.sources.xtc2_watch import Stop
 logger = logging.getLogger(__name__)
 
 ARRAYS = (".npy", ".npz")
+
+EventFile: TypeAlias = Hdf5EventFile | ArrayEventFile
+
+
+class FirstFileError(Exception):
+    """The first file lacks what the data sources name."""
 
 
 class FolderEventSource:
@@ -47,10 +53,10 @@ class FolderEventSource:
             raise InvalidConfigError(f"not a FolderEventSource: {config.type}")
         self._config, self._rank, self._size = config, rank, size
         self._wanted = wanted_readings(parameters.data_sources)
-        self._found: set[Name] | None = None
+        self._is_first = True
         self._stop: Stop | None = None
         self._counts = {"files": 0, "events": 0, "skipped_files": 0}
-        self._file: Hdf5EventFile | ArrayEventFile | None = None
+        self._file: EventFile | None = None
         folders = folders_of(parameters.source_identifier)
         self._watch = FolderWatch(folders, config, self._asked_to_end, is_shared=size > 1)
 
@@ -91,25 +97,32 @@ class FolderEventSource:
         self._close_file()
         self._watch.close()
 
-    def _opened(self, path: Path) -> tuple[Hdf5EventFile | ArrayEventFile, int] | None:
+    def _opened(self, path: Path) -> tuple[EventFile, int] | None:
         """Return a file and how many events it has; None when it is skipped."""
         self._close_file()
         try:
             self._file = file = open_event_file(path, self._config)
             has = {name for name in self._wanted if file.has(name)}
-            if self._found is not None:
-                file.absent = frozenset(set(self._wanted) - has)
-            # What is wanted and was never there is a mistake, which the file explains.
-            present = [name for name in self._wanted if name in has or self._found is None]
-            count = file.count(present)
+            self._check_first(file, has)
+            file.absent = frozenset(set(self._wanted) - has)
+            count = file.count([name for name in self._wanted if name in has])
+        except FirstFileError as error:
+            raise InvalidConfigError(f"{path}: {error}") from None
         except (DecodeError, InvalidConfigError) as error:
             text = str(error) if str(path) in str(error) else f"{path}: {error}"
-            if self._config.on_error == "stop":
+            # Ranks must not skip what others have read before it was removed.
+            if self._config.on_error == "stop" or (self._size > 1 and not path.exists()):
                 raise type(error)(text) from None
             logger.warning("folder_file_skipped", extra={"path": str(path), "reason": text})
             return None
-        self._found = has if self._found is None else self._found | has
+        self._is_first = False
         return file, count
+
+    def _check_first(self, file: EventFile, has: set[Name]) -> None:
+        """Refuse what the data sources name and the first file does not have: a mistake."""
+        for name in self._wanted if self._is_first else ():
+            if name not in has:
+                raise FirstFileError(str(file.unknown(name)))
 
     def _close_file(self) -> None:
         if self._file is not None:

@@ -77,7 +77,7 @@ class ArrayEventFile:
         for name in wanted:
             place = self._place(name)
             if place not in self._names:
-                raise self._unknown(name)
+                raise self.unknown(name)
             if not self._is_constant(name, place):
                 array, offsets = self._array(place), f"{OWN}offsets/{place.strip('/')}"
                 if not array.shape:
@@ -131,7 +131,7 @@ class ArrayEventFile:
         if place not in self._names:
             if name in self.absent:
                 return None
-            raise self._unknown(name)
+            raise self.unknown(name)
         array, clean = self._array(place), place.strip("/")
         if self._config.one_event or self._is_constant(name, place):
             return array[()]
@@ -158,7 +158,8 @@ class ArrayEventFile:
             shape = " x ".join(map(str, array.shape)) or "one value"
             yield f"  {name}: {array.dtype}, {shape}"
 
-    def _unknown(self, name: Name) -> InvalidConfigError:
+    def unknown(self, name: Name) -> InvalidConfigError:
+        """Return the error for a reading that the file does not have."""
         known = {each: [""] for each in self._names if not each.startswith(OWN)}
         return unknown_reading(_called(name), "", known)
 

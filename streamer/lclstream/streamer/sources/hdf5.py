@@ -124,16 +124,14 @@ def files_of(source_identifier: str) -> list[Path]:
     found: list[Path] = []
     for name in identifier_files(source_identifier):
         path = Path(name).expanduser()
+        matches = [path]
         if path.is_dir():
-            inside = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES]
-            found += sorted(inside, key=lambda each: natural(each.name))
-        elif path.exists() or not glob.has_magic(name):
-            found.append(path)
-        else:
-            matches = map(Path, glob.glob(str(path)))  # noqa: PTH207 - of folders too
-            found += sorted(matches, key=lambda each: natural(str(each)))
-        if not found:
+            matches = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES]
+        elif not path.exists() and glob.has_magic(name):
+            matches = [Path(each) for each in glob.glob(str(path))]  # noqa: PTH207 - of folders too
+        if not matches:
             raise InvalidConfigError(f"{name}: no such file")
+        found += sorted(matches, key=lambda each: natural(str(each)))
     return found
 
 

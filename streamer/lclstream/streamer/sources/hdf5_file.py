@@ -28,6 +28,7 @@ from lclstream.streamer.sources.hdf5_layout import (
     discover,
     known_paths,
     series,
+    text_in,
 )
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Hdf5EventFile:
         if name not in self.absent:
             path = self._place(name)
             if path is None:
-                raise self._unknown(name)
+                raise self.unknown(name)
             found = self._opened(path, _called(name))
         self._rows[name] = found
         return found
@@ -193,11 +194,20 @@ class Hdf5EventFile:
         if self._config.one_event or {called, path, clean} & set(self._config.constants):
             return Constant(dataset, 1)
         rows: Rows = self._column(path)
-        if clean in self.layout.offsets:
-            rows = RaggedRows(self._column(path), self._column(self.layout.offsets[clean]))
+        offsets = self.layout.offsets.get(clean) or self._said_offsets(dataset)
+        if offsets:
+            rows = RaggedRows(self._column(path), self._column(offsets))
         if clean in self.layout.masks:
             return Masked(rows, self._column(self.layout.masks[clean]))
         return rows
+
+    def _said_offsets(self, dataset: h5py.Dataset) -> str:
+        """Return the path of the offsets that a dataset of our own names; empty for none."""
+        if not self._config.discover:
+            return ""
+        with reading(f"{dataset.name} in {self.path}"):
+            path = text_in(dataset.attrs.get("offsets"))
+        return path if path and isinstance(self._get(path), h5py.Dataset) else ""
 
     def _column(self, path: str) -> Column:
         dataset = self._dataset(path)
@@ -223,7 +233,8 @@ class Hdf5EventFile:
         link = self.file.get(path, getlink=True) if path in self.file else None
         return str(link.filename) if isinstance(link, h5py.ExternalLink) else ""
 
-    def _unknown(self, name: Name) -> InvalidConfigError:
+    def unknown(self, name: Name) -> InvalidConfigError:
+        """Return the error for a reading that the file does not have."""
         called = _called(name)
         path = self._config.names.get(called)
         known = {**known_paths(self.file), **self.layout.known()}
@@ -253,7 +264,7 @@ class Hdf5EventFile:
 
     def _integers(self, path: str, text: str) -> Column:
         if self._place((path, "")) is None:
-            raise self._unknown((path, ""))
+            raise self.unknown((path, ""))
         column = self._column(self._place((path, "")) or path)
         if not np.issubdtype(column.dtype, np.integer) or len(column.shape) != 1:
             raise InvalidConfigError(f"{path}: {text}, got {column.dtype}")

@@ -99,7 +99,7 @@ def child_of(group: h5py.Group, path: str) -> object:
 
 def class_of(path: str, group: h5py.Group) -> str:
     """Return the NeXus class of a group, or that which its name implies; empty for none."""
-    said = _text(group.attrs.get("NX_class"))
+    said = text_in(group.attrs.get("NX_class"))
     implied = _IMPLIED.fullmatch(path.rpartition("/")[2])
     return said or (_CLASSES[implied[1]] if implied else "")
 
@@ -122,12 +122,12 @@ def _own(file: h5py.File, layout: Layout) -> None:
         layout.timestamp = f"{place}/timestamp"
     if _is_dataset(child_of(group, "step")):
         layout.step = f"{place}/step"
-    layout.experiment = _text(_said(group, "experiment"))
+    layout.experiment = text_in(_said(group, "experiment"))
     run = _said(group, "run")
     layout.run = max(int(run), 0) if run is not None else 0
     for kind, found in (("valid", layout.masks), ("offsets", layout.offsets)):
         for label, item in _datasets(child_of(group, kind)):
-            path = _text(item.attrs.get("dataset")) or f"/{label}"
+            path = text_in(item.attrs.get("dataset")) or f"/{label}"
             found[path] = item.name
             layout.names.setdefault(label, path)
 
@@ -187,7 +187,7 @@ def _add(names: dict[str, str], path: str, group: h5py.Group, signal: str) -> No
 
 def _signal(path: str, group: h5py.Group) -> str:
     """Return the path of the data of a group; empty where it has none."""
-    for name in (_text(group.attrs.get("signal")), "data"):
+    for name in (text_in(group.attrs.get("signal")), "data"):
         if name and _is_dataset(child_of(group, name)):
             return f"{path}/{name}"
     for name in group:
@@ -203,7 +203,7 @@ def _default(file: h5py.File) -> str:
     """Return the path of the signal that the attributes `default` lead to."""
     group, path = file, ""
     for _ in range(MAX_DEPTH):
-        name = _text(group.attrs.get("default"))
+        name = text_in(group.attrs.get("default"))
         below = child_of(group, name) if name else None
         if not isinstance(below, h5py.Group):
             break
@@ -215,7 +215,8 @@ def _is_dataset(item: object) -> bool:
     return isinstance(item, h5py.Dataset)
 
 
-def _text(value: object) -> str:
+def text_in(value: object) -> str:
+    """Return the text of an attribute; empty where it is none."""
     if isinstance(value, bytes):
         return value.decode(errors="replace").rstrip("\0")
     return value if isinstance(value, str) else ""

@@ -103,8 +103,7 @@ class SimplonEventSource:
                 raise DecodeError(text) from None
             if event is not None:
                 yield event
-        if self._config.ranks == "one":
-            self._book.finish()
+        self._book.finish()
 
     def close(self) -> None:
         """Disconnect; what was not read is gone."""

@@ -39,6 +39,7 @@ class Series:
     images: int = 0
     after: int = 0
     """One more than the highest number of an image."""
+    has_begun: bool = False
     has_ended: bool = False
 
     @property
@@ -63,6 +64,8 @@ class SeriesBook:
         ("series", "images", "missing_images", "images_without_start"), 0
     ))  # fmt: skip
     _series: dict[Key, Series] = field(default_factory=dict)
+    _floor: int = 0
+    """One more than the highest index of those that were forgotten."""
 
     @property
     def under_way(self) -> int:
@@ -91,11 +94,7 @@ class SeriesBook:
     def finish(self) -> None:
         """Say what has not come."""
         for each in self._series.values():
-            if each.missing:
-                self.counts["missing_images"] += each.missing
-                logger.warning("simplon_images_missing", extra={
-                    "series": each.name, "images": each.images, "announced": each.announced,
-                })  # fmt: skip
+            self._say_missing(each)
 
     def take(self, parts: Sequence[memoryview]) -> Event | None:
         """Return the event of an image; None for a start or end, which are remembered.
@@ -117,7 +116,9 @@ class SeriesBook:
         return self._lclstreamer(lclstreamer.decode(message))
 
     def _stream2(self, message: simplon.Message) -> Event | None:
-        series = self._of((message.series_id, message.series_unique_id), str(message.series_id))
+        key = (message.series_id, message.series_unique_id)
+        is_start = isinstance(message, simplon.StartMessage)
+        series = self._of(key, str(message.series_id), is_start=is_start)
         if isinstance(message, simplon.StartMessage):
             announced = message.fields.get("number_of_images")
             self._begin(series, message, announced if type(announced) is int else 0)
@@ -128,7 +129,8 @@ class SeriesBook:
         return None
 
     def _lclstreamer(self, message: lclstreamer.RunMessage) -> Event | None:
-        series = self._of((message.run, ""), message.run)
+        is_start = isinstance(message, lclstreamer.RunStart)
+        series = self._of((message.run, ""), message.run, is_start=is_start)
         if isinstance(message, lclstreamer.RunStart):
             self._begin(series, message, 0)
         elif isinstance(message, lclstreamer.RunStop):
@@ -137,39 +139,63 @@ class SeriesBook:
             return self._run_image(series, message)
         return None
 
-    def _of(self, key: Key, name: str) -> Series:
+    def _of(self, key: Key, name: str, *, is_start: bool) -> Series:
+        """Return the series of a message; a new one when that of this name has ended already.
+
+        Raises:
+            DecodeError: there is more than one series, and ranks share it.
+        """
         found = self._series.get(key)
-        if found is None:
-            first = self._first_free()
-            if len(self._series) >= MAX_SERIES:
-                self._forget()
-            found = self._series[key] = Series(name, first)
-            self.counts["series"] += 1
-        return found
+        if found is not None and not (is_start and found.has_ended):
+            return found
+        if self._series and self.config.ranks == "share":
+            raise DecodeError(f"series {name}: ranks can share one series only")
+        first = self._first_free()
+        if found is not None:
+            self._forget(key)
+        elif len(self._series) >= MAX_SERIES:
+            ended = (each for each, series in self._series.items() if series.has_ended)
+            self._forget(next(ended, next(iter(self._series))))
+        self.counts["series"] += 1
+        self._series[key] = Series(name, first)
+        return self._series[key]
 
     def _first_free(self) -> int:
         """Return an index that no image of the series so far has, or will have."""
-        first = max((each.first + each.extent for each in self._series.values()), default=0)
+        ends = (each.first + each.extent for each in self._series.values())
+        first = max(self._floor, *ends, 0)
         if any(not each.has_ended and not each.announced for each in self._series.values()):
             first = -(-first // UNKNOWN_EXTENT) * UNKNOWN_EXTENT or UNKNOWN_EXTENT
         return first
 
-    def _forget(self) -> None:
-        """Forget the oldest series, one that has ended if there is one, but not the newest."""
-        *old, _ = self._series
-        key = next((each for each in old if self._series[each].has_ended), old[0])
-        del self._series[key]
+    def _forget(self, key: Key) -> None:
+        series = self._series.pop(key)
+        self._floor = max(self._floor, series.first + series.extent)
+        self._say_missing(series)
+
+    def _say_missing(self, series: Series) -> None:
+        # Where ranks share, the others may have them.
+        if not series.missing or self.config.ranks == "share":
+            return
+        self.counts["missing_images"] += series.missing
+        logger.warning("simplon_images_missing", extra={
+            "series": series.name, "images": series.images, "announced": series.announced,
+        })  # fmt: skip
 
     def _begin(
         self, series: Series, start: simplon.StartMessage | lclstreamer.RunStart, announced: int
     ) -> None:
-        if series.start is not None:
+        if series.has_begun:
             raise DecodeError(f"series {series.name} begins twice")
-        series.start, series.announced = start, announced
+        series.start, series.announced, series.has_begun = start, announced, True
 
     def _end(self, series: Series) -> None:
         self.ended += not series.has_ended
         series.has_ended = True
+        # Late images of this one may come; the tables of those before take memory for nothing.
+        for each in self._series.values():
+            if each.has_ended and each is not series:
+                each.start = None
 
     def _image(self, series: Series, image: simplon.ImageMessage) -> Event:
         said = own_words(image.user_data)
