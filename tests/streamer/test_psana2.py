@@ -224,11 +224,12 @@ def test_calibrated_frames_have_the_same_bits(psana: Path, tmp_path: Path) -> No
         unique = "jungfrau_8000000020000-230920-20004002c"
         cases.append(Case("jungfrau", FIXTURE, unique, found, ("raw.raw", "raw.calib")))
     if SOAK:
-        names = jungfraus(2, "two")
+        # Of the same name as another of another version.
+        names = jungfraus(2)
         path = write_frames(tmp_path / "two.xtc2", names, frames(random, names, 2, JUNGFRAU_PANEL))
         found = constants(random, JUNGFRAU_RANGES, 2, JUNGFRAU_PANEL, TWO_JUNGFRAUS)
-        cases.append(Case("two", path, "jungfrau_80000-0_80000-1", found))
-        cases.append(epix_case(random, tmp_path, "chips", is_by_pixel=False))
+        cases.append(Case("jungfrau", path, "jungfrau_80000-0_80000-1", found))
+        cases.append(epix_case(random, tmp_path, "quad", is_by_pixel=False))
         # The service has it as a pickled object, which we do not open.
         for name, numbers in (("noise2", (7, 2, 100)), ("noise7", (6, 7, 30, 100))):
             case = epix_case(random, tmp_path, name, is_by_pixel=False)
@@ -271,9 +272,10 @@ class Case:
 
 
 def epix_case(random: np.random.Generator, folder: Path, name: str, *, is_by_pixel: bool) -> Case:
-    names = epixes(4, name, is_by_pixel=is_by_pixel)
+    owner = f"{name}{is_by_pixel:d}"
+    names = [replace(each, detector=name) for each in epixes(4, owner, is_by_pixel=is_by_pixel)]
     configuration = epix_configuration(random, 4, name, is_by_pixel=is_by_pixel)
     made = frames(random, names, 2, EPIX_PANEL)
-    path = write_frames(folder / f"{name}.xtc2", names, made, configuration)
-    unique = "_".join(["epix10ka", *(f"{name}-{segment}" for segment in range(4))])
+    path = write_frames(folder / f"{owner}.xtc2", names, made, configuration)
+    unique = "_".join(["epix10ka", *(f"{owner}-{segment}" for segment in range(4))])
     return Case(name, path, unique, constants(random, EPIX_RANGES, 4, EPIX_PANEL, FOUR_EPIX))

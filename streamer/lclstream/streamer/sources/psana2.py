@@ -53,6 +53,10 @@ logger = logging.getLogger(__name__)
 
 # How many ranks build events and collect small data, besides the one that reads what there is.
 _SERVING = {"PS_EB_NODES": "1", "PS_SRV_NODES": "0"}
+_KEPT = (
+    ("psana.detector.detector_impl", "DetectorImpl"),
+    ("psana.detector.calibconstants", "CalibConstants"),
+)
 CURES = (
     "give event_source.calib_url, or event_source.skip_calib_load: all (or a list of detectors) "
     "where no calibrated values are needed"
@@ -152,6 +156,7 @@ class Psana2EventSource:
 
     def _all_runs(self) -> Iterator[Psana2Run]:
         while True:
+            forget_detectors()
             try:
                 run = next(self._runs, None)
             except OSError as error:
@@ -243,6 +248,18 @@ def check_ranks(rank: int, size: int) -> None:
             f"the launcher says rank {rank} of {size}, but MPI says rank {seen[0]} of {seen[1]}: "
             "every rank would read all events; is it the launcher of psana's MPI?"
         )
+
+
+def forget_detectors() -> None:
+    """Let psana2 make the detectors of the next run anew.
+
+    It keeps them by their names, with the constants that they have worked out, also when the
+    detector of the next run is of another version and never gets its own.
+    """
+    for module, name in _KEPT:
+        registry = getattr(getattr(sys.modules.get(module), name, None), "_registry", None)
+        if isinstance(registry, dict):
+            registry.clear()
 
 
 def settle(rank: int) -> None:

@@ -161,7 +161,7 @@ def prepare_environment(
         # Without MPI: nothing of it is needed, and its initialisation may fail or take long.
         set_default("PS_PARALLEL", "none")
     elif size > 1:
-        # Images of most detectors would wait for ranks that never come, if they shared memory.
+        # To share the places of pixels, ranks with events would wait for those that only serve.
         set_default("PS_GEO_SHARE", "0")
 
 
