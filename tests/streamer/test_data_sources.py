@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from lclstream.core.errors import ExtractionError, InvalidConfigError
-from lclstream.streamer.config import parse_parameters
+from lclstream.streamer.batching import Batcher, new_batch
+from lclstream.streamer.config import Parameters, parse_parameters
 from lclstream.streamer.data_sources import Extractor
-from lclstream.streamer.events import Event, open_event_source
+from lclstream.streamer.events import Event, open_event_source, unknown_reading
 
 
 def first_values(document: dict[str, Any], sources: dict[str, Any]) -> dict[str, Any]:
@@ -128,19 +129,108 @@ def test_only_incomplete_events_are_dropped_and_counted(document: dict[str, Any]
     assert extractor.skipped == {"frame": 60 - kept}
 
 
-def test_a_fault_in_a_source_is_no_missing_reading(document: dict[str, Any]) -> None:
-    class Broken:
-        def read(self, name: str, field: str) -> None:
-            raise TypeError("a bug")
+class Told:
+    """Readings of one event, as a test says; an error is raised."""
 
-    parameters = parse_parameters(document)
-    extractor = Extractor(parameters, ["frame"])
-    event = Event(timestamp=0, index=0, run=0, experiment="", readings=Broken())
-    message = r"^data source 'frame' failed at event 0: TypeError: a bug$"
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def read(self, name: str, field: str) -> Any:
+        value = self.values[name]
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+def told(index: int, **values: Any) -> Event:
+    return Event(timestamp=index, index=index, run=1, experiment="", readings=Told(**values))
+
+
+def two_sources(**changes: Any) -> Parameters:
+    """Return a configuration that reads `a`, which must be there, and `b`, which need not."""
+    source = {"type": "EventValue"}
+    return parse_parameters(
+        {
+            "event_source": {"type": "InternalEventSource", "number_of_events_to_generate": 0},
+            "data_sources": {
+                "a": source | {"name": "a"},
+                "b": source | {"name": "b", "required": False},
+            },
+            "processing_pipeline": {"type": "BatchProcessingPipeline", "batch_size": 100},
+            "data_serializer": {"type": "HDF5BinarySerializer"},
+            **changes,
+        }
+    )
+
+
+# Of 20 events some lack a reading; in one there is a number that is not a number.
+EVENTS = [
+    told(index, a=None if index in (0, 5, 6) else float(index), b=None if index in (6, 7) else 7)
+    for index in range(20)
+]
+EVENTS[9] = told(9, a=float("nan"), b=7)
+
+
+def test_incomplete_events_are_dropped_alone() -> None:
+    extractor = Extractor(two_sources(skip_incomplete_events=True), ["a", "b"])
+    kept = [event.index for event in EVENTS if extractor.extract(event) is not None]
+    # Nothing is wrong with a NaN, nor with an event without what need not be there.
+    assert kept == [index for index in range(20) if index not in (0, 5, 6)]
+    assert extractor.skipped == {"a": 3}
+    assert extractor.missing == {"a": 3, "b": 2}
+    assert extractor.may_miss
+
+
+def test_incomplete_events_are_kept_with_masks_and_fills() -> None:
+    extractor = Extractor(two_sources(), ["a", "b"])
+    batcher = Batcher(("a", "b"), 100, extractor.may_miss, new_batch)
+    for event in EVENTS:
+        values = extractor.extract(event)
+        assert values is not None
+        assert not list(batcher.add(event, values)) or event.index < 2
+    (batch,) = batcher.finish()
+    # Before the first reading its dtype is unknown: that event is in a batch of its own.
+    assert batch.index[: batch.count].tolist() == list(range(1, 20))
+    assert [1 + row for row in np.flatnonzero(batch.valid["a"][: batch.count] == 0)] == [5, 6]
+    assert [1 + row for row in np.flatnonzero(batch.valid["b"][: batch.count] == 0)] == [6, 7]
+    assert np.isnan(batch.arrays["a"][[4, 5, 8]]).all()
+    assert batch.arrays["b"][[5, 6]].tolist() == [-999, -999]
+    assert extractor.skipped == {}
+    assert extractor.missing == {"a": 3, "b": 2}
+
+
+def test_no_masks_where_nothing_can_be_missing() -> None:
+    sources = {"a": {"type": "EventValue", "name": "a"}}
+    extractor = Extractor(two_sources(skip_incomplete_events=True, data_sources=sources), ["a"])
+    assert not extractor.may_miss
+
+
+@pytest.mark.parametrize("skips", [True, False])
+@pytest.mark.parametrize(
+    "error", [TypeError("a bug"), AttributeError("no such"), KeyError("k"), OSError("cable")]
+)
+def test_a_fault_in_a_source_is_no_missing_reading(error: Exception, skips: bool) -> None:
+    extractor = Extractor(two_sources(skip_incomplete_events=skips), ["a", "b"])
+    assert extractor.extract(told(0, a=1.0, b=2)) is not None
+    message = rf"^data source 'b' failed at event 1: {type(error).__name__}: "
     with pytest.raises(ExtractionError, match=message) as caught:
-        extractor.extract(event)
-    assert isinstance(caught.value.__cause__, TypeError)
+        extractor.extract(told(1, a=1.0, b=error))
+    assert caught.value.__cause__ is error
     assert extractor.missing == extractor.skipped == {}
+
+
+def test_what_the_source_does_not_have_is_no_missing_reading() -> None:
+    extractor = Extractor(two_sources(), ["a", "b"])
+    refusal = unknown_reading("b", "", {"a": [""]})
+    with pytest.raises(InvalidConfigError, match=r"^the source has no detector or variable 'b'"):
+        extractor.extract(told(0, a=1.0, b=refusal))
+
+
+@pytest.mark.parametrize("value", [object(), [1, "a", None], {"x": 1}])
+def test_what_cannot_be_sent_is_named(value: Any) -> None:
+    extractor = Extractor(two_sources(), ["a", "b"])
+    with pytest.raises((InvalidConfigError, ExtractionError), match=r"^data source 'b' "):
+        extractor.extract(told(0, a=1.0, b=value))
 
 
 @pytest.mark.parametrize("generation", [1, 2])
