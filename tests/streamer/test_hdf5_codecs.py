@@ -18,7 +18,14 @@ from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.batching import Batch, Column, Form
 from lclstream.streamer.config import HDF5BinarySerializerConfig
 from lclstream.streamer.serializers import open_serializer
-from lclstream.streamer.serializers.codecs import Codec, Filter, deflate, libraries, open_codec
+from lclstream.streamer.serializers.codecs import (
+    Codec,
+    Filter,
+    blosc2,
+    deflate,
+    libraries,
+    open_codec,
+)
 from lclstream.streamer.serializers.codecs.cores import cores_of_rank
 from lclstream.streamer.serializers.codecs.workers import Workers
 from lclstream.streamer.serializers.hdf5_rows import address_of
@@ -184,6 +191,21 @@ def test_pieces_of_bitshuffle_are_the_whole(codec: str, dtype: str) -> None:
     for parts in (2, 3, 16):
         assert len(opened.pieces(chunk.nbytes, filters, parts)) > 1
         assert packed(opened, chunk, filters, parts) == packed(opened, chunk, filters)
+
+
+@pytest.mark.parametrize("codec", ["blosc2_with_lz4", "blosc2_with_zstd"])
+@pytest.mark.parametrize("content", [0, 5, 1 << 30])
+def test_blosc2_is_the_same_with_and_without_its_own_interface(
+    codec: str, content: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = np.random.default_rng(0).integers(0, content + 1, (200, 300), np.int32)
+    opened = codec_of(codec)
+    _, filters = filters_of(opened, chunk)
+    fast = packed(opened, chunk, filters)
+    monkeypatch.setattr(blosc2, "KNOWN_VERSIONS", ())
+    assert packed(opened, chunk, filters) == fast
+    (piece,) = opened.pieces(chunk.nbytes, filters)
+    assert not isinstance(piece._compress, blosc2._Contexts)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 1000])
