@@ -14,10 +14,12 @@ from lclstream.core.errors import DecodeError, DeliveryError, UnavailableError
 from lclstream.streamer.batching import Batch, Batcher, Form, new_batch
 from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.events import Event
+from lclstream.streamer.execution.figures import StageFigures
 from lclstream.streamer.execution.framing import Framing
 from lclstream.streamer.execution.pool import LEAST_BATCHES, BatchPool, SendingEndedError
 from lclstream.streamer.execution.processing import InlineProcessing, ParallelProcessing
 from lclstream.streamer.execution.sender import Sender
+from lclstream.streamer.execution.stages import Stage
 from lclstream.streamer.message import Message
 from lclstream.streamer.pipeline import Outlet, drive
 from lclstream.streamer.progress import Progress
@@ -138,7 +140,11 @@ class Stand:
 
     def run(self, count: int) -> None:
         steps = Steps(parse_parameters(MINIMAL))
-        drive(self.frames(count), InlineProcessing(steps, self.outlet.add), self.outlet, self.pool)
+        self.drive(self.frames(count), InlineProcessing(steps, self.outlet.add))
+
+    def drive(self, events: Iterable[tuple[Event, Values]], processing: InlineProcessing) -> None:
+        self.figures = StageFigures(self.pool, processing, self.sender, Stage())
+        drive(events, processing, self.outlet, self.figures)
 
 
 MINIMAL = {
@@ -259,7 +265,7 @@ def test_a_source_that_fails_has_delivered_what_came_before() -> None:
 
     processing = InlineProcessing(Steps(parse_parameters(MINIMAL)), stand.outlet.add)
     with pytest.raises(DecodeError, match=r"^damaged$"), stand:
-        drive(frames(), processing, stand.outlet, stand.pool)
+        stand.drive(frames(), processing)
     assert collector.events == [0, 1, 2, 3, 4]
     assert collector.ended == "closed False"
 

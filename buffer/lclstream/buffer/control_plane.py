@@ -29,6 +29,7 @@ from lclstream.core.errors import (
     RequestError,
 )
 from lclstream.core.models import StrictModel, line
+from lclstream.core.prometheus import MEDIA_TYPE
 from lclstream.core.tls import Credentials
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class ControlPlane:
     async def _metrics(self, request: Request) -> Answer:
         del request
         text = metrics.prometheus(await self._controlled.summary())
-        return Answer(content=text.encode(), media_type=metrics.MEDIA_TYPE)
+        return Answer(content=text.encode(), media_type=MEDIA_TYPE)
 
     async def _health(self, request: Request) -> Answer:
         del request

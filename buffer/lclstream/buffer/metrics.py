@@ -7,8 +7,8 @@ from typing import Any
 from lclstream.buffer.states import BufferState
 from lclstream.buffer.statistics import Statistics
 from lclstream.core.ledger import TallyModel
+from lclstream.core.prometheus import metric
 
-MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "lclstream_buffer_"
 # A rate over less than this says nothing.
 RATE_INTERVAL_S = 0.2
@@ -141,12 +141,4 @@ def _peer_lines(peers: list[Mapping[str, Any]]) -> Iterator[str]:
 def _metric(
     name: str, kind: str, text: str, values: Iterable[tuple[Mapping[str, str], float]]
 ) -> Iterator[str]:
-    yield f"# HELP {PREFIX}{name} {text}"
-    yield f"# TYPE {PREFIX}{name} {kind}"
-    for labels, value in values:
-        shown = ",".join(f'{key}="{_escaped(each)}"' for key, each in labels.items())
-        yield f"{PREFIX}{name}{'{' + shown + '}' if shown else ''} {value}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    return metric(PREFIX + name, kind, text, values)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PROGRESS_S = 5.0
 DEFAULT_CONFIG = Path("lclstreamer.yaml")
 
 DESCRIPTION = """\
@@ -77,6 +78,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         " reports of all ranks",
     )  # fmt: skip
     parser.add_argument(
+        "--progress", type=_seconds, nargs="?", const=PROGRESS_S, default=0.0, metavar="SECONDS",
+        help="write a line about each rank this often: events, rates, which stage is busy, what"
+        f" waits (default when given: {PROGRESS_S:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metrics", default="", metavar="HOST:PORT",
+        help="tell the same by HTTP: /metrics for Prometheus, /v1/statistics as JSON; port 0 ="
+        " any free one, which the log says; rank r adds r to another one",
+    )  # fmt: skip
+    parser.add_argument(
         "--mpi", action="store_true",
         help="ask the MPI library for rank and size, instead of the environment",
     )  # fmt: skip
@@ -86,6 +97,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Stream as one rank."""
+    from lclstream.streamer.execution import quiet
+
+    quiet.begin()
     from lclstream.core.logging import configure
     from lclstream.streamer.config import load_parameters
     from lclstream.streamer.execution.options import RunOptions
@@ -100,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
         limit=options.num_events,
         resume_from=options.resume_from,
         resume_file=options.resume_file,
+        metrics=options.metrics,
+        progress_s=options.progress,
     )
     return run_rank(parameters, place, run_options)
 
@@ -143,6 +159,16 @@ def _notice(parameters: "Parameters", place: "Place") -> None:
     notices = [*parameters.notices, *advice_for_ranks(parameters, place.size)]
     for notice in notices if place.rank == 0 else ():
         logger.warning("configuration_notice", extra={"notice": notice})
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a time in seconds, got {text!r}")
+    return seconds
 
 
 def _count(text: str) -> int:

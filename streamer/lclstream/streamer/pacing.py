@@ -1,14 +1,18 @@
 """Gives events no faster than asked, and none after the run was asked to end."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from lclstream.streamer.events import Event
 from lclstream.streamer.stopping import StopRequest
 
 
 def paced(
-    events: Iterable[Event], rate_hz: float, stop: StopRequest, ranks: int = 1
+    events: Iterable[Event],
+    rate_hz: float,
+    stop: StopRequest,
+    ranks: int = 1,
+    waited: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[Event]:
     """Yield events until the end is asked for.
 
@@ -19,6 +23,7 @@ def paced(
             other.
         stop: who asks for the end.
         ranks: how many share the events.
+        waited: called with the seconds after each time of waiting.
     """
     began = time.monotonic()
     first: int | None = None
@@ -26,7 +31,9 @@ def paced(
         if rate_hz:
             if first is None:
                 first = event.index - event.index % ranks
-            stop.wait(began + (event.index - first) / rate_hz - time.monotonic())
+            now = time.monotonic()
+            stop.wait(began + (event.index - first) / rate_hz - now)
+            waited(time.monotonic() - now)
         # Asked for each event: what is behind the property is not.
         if stop.reason:
             return

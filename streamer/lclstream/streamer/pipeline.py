@@ -1,7 +1,7 @@
 """Moves events from their source to the handlers, within bounded memory."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.config.event_sources import PacedSource
 from lclstream.streamer.data_sources import Extractor
 from lclstream.streamer.events import Event, EventSource, open_event_source
+from lclstream.streamer.execution import quiet
+from lclstream.streamer.execution.figures import StageFigures
 from lclstream.streamer.execution.framing import Framing
 from lclstream.streamer.execution.options import RunOptions
 from lclstream.streamer.execution.pool import BatchPool, SendingEndedError
@@ -23,6 +25,7 @@ from lclstream.streamer.execution.processing import (
     Sink,
 )
 from lclstream.streamer.execution.sender import Sender, StuckError
+from lclstream.streamer.execution.stages import Stage
 from lclstream.streamer.handlers import Handler, open_handlers
 from lclstream.streamer.pacing import paced
 from lclstream.streamer.progress import Progress
@@ -36,6 +39,8 @@ from lclstream.streamer.values import Values
 if TYPE_CHECKING:
     from lclstream.streamer.event_set import EventSet
 
+# The time of every single event would cost too much of it.
+EVENTS_A_LAP = 16
 NO_OPTIONS = RunOptions()
 
 Extracted = tuple[Event, Values]
@@ -63,6 +68,7 @@ class Pipeline:
         self._handlers: list[tuple[str, Handler]] = []
         self._held: list[EventSet] = []
         self._leaves_out = False
+        self._waited: Callable[[float], None] = lambda seconds: None
 
     def run(self) -> None:
         """Stream until the source ends or the end is asked for; all is delivered on return.
@@ -127,7 +133,10 @@ class Pipeline:
             with sender, suppress(SendingEndedError):
                 outlet = Outlet(batcher, sender)
                 processing = self._processing(source, steps, outlet.add)
-                drive(chain(self._still_wanted(first), events), processing, outlet, pool)
+                figures = StageFigures(pool, processing, sender, Stage())
+                self._waited, progress.figures = figures.waited, figures
+                quiet.end()
+                drive(chain(self._still_wanted(first), events), processing, outlet, figures)
 
     def _processing(self, source: EventSource, steps: list[Steps], sink: Sink) -> Processing:
         """Return what applies the steps: in threads if that is wanted, or costs no copy."""
@@ -143,7 +152,8 @@ class Pipeline:
         """Yield the events that are complete enough, with their values."""
         progress, extract = self._progress, extractor.extract
         wanted = self._wanted(islice(source, self._options.limit or None))
-        for event in paced(wanted, self._rate_hz, self._stop, self._place.size):
+        ranks, waited = self._place.size, lambda seconds: self._waited(seconds)
+        for event in paced(wanted, self._rate_hz, self._stop, ranks, waited):
             values = extract(event)
             progress.read += 1
             if values is None:
@@ -224,7 +234,7 @@ class Outlet:
 
 
 def drive(
-    events: Iterable[Extracted], processing: Processing, outlet: Outlet, pool: BatchPool
+    events: Iterable[Extracted], processing: Processing, outlet: Outlet, figures: StageFigures
 ) -> None:
     """Lead events through the steps until there are no more, or nothing is sent any more.
 
@@ -232,11 +242,16 @@ def drive(
         SendingEndedError: nothing is sent any more.
         LclstreamError: the source or a step failed; what was read before is on its way.
     """
+    pool = figures.pool
+    figures.reading.begin()
     try:
-        for event, values in events:
+        for number, (event, values) in enumerate(events):
             processing.add(event, values)
             if pool.has_ended:
                 break
+            if not number % EVENTS_A_LAP:
+                figures.read()
+        figures.read()
     finally:
         try:
             processing.finish()

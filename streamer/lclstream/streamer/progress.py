@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from lclstream.core.ledger import Report, Tally, TallyModel, peer_name
 from lclstream.streamer.message import Message
@@ -15,6 +15,46 @@ if TYPE_CHECKING:
 MAX_FIGURES = 90
 
 Figures: TypeAlias = dict[str, float | int | str]
+
+
+class StageSource(Protocol):
+    """What tells of the stages; see `lclstream.streamer.execution.figures.StageFigures`."""
+
+    def stages(self) -> dict[str, tuple[float, float]]:
+        """Return stage -> seconds at work, and of the processor."""
+        ...
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Return queue -> how much is in it, and how much there is room for."""
+        ...
+
+    def handlers(self) -> dict[str, tuple[int, int]]:
+        """Return handler -> messages that it has taken, and that were lost."""
+        ...
+
+    def report(self) -> Figures:
+        """Return all of it, flat."""
+        ...
+
+
+class NoStages:
+    """What there is to tell before there is a pipeline."""
+
+    def stages(self) -> dict[str, tuple[float, float]]:
+        """Return nothing."""
+        return {}
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Return nothing."""
+        return {}
+
+    def handlers(self) -> dict[str, tuple[int, int]]:
+        """Return nothing."""
+        return {}
+
+    def report(self) -> Figures:
+        """Return nothing."""
+        return {}
 
 
 class Progress:
@@ -39,12 +79,13 @@ class Progress:
         """Returns step -> events that it dropped."""
         self.of_source: Callable[[], Mapping[str, int]] = dict
         """Returns what the source found wrong, and how often."""
-        self.live: Callable[[], Figures] = dict
-        """Returns how the stages of the pipeline do just now."""
+        self.figures: StageSource = NoStages()
+        """How the stages of the pipeline do just now."""
         self._lock = threading.Lock()
         self._peer = peer_name(f"rank-{place.rank}")
         self._tally = Tally()
-        self._resume_index = 0
+        self.resume_index = 0
+        """All events of this rank with a smaller index have arrived for good."""
         self._started = self._last_at = time.monotonic()
         self._last = TallyModel()
 
@@ -67,7 +108,7 @@ class Progress:
 
     def arrived(self, index: int) -> None:
         """Note that all events of this rank up to an index have arrived for good."""
-        self._resume_index = index + 1
+        self.resume_index = index + 1
 
     def counts(self) -> dict[str, int]:
         """Return what became of the events that were read, in numbers that only grow."""
@@ -115,10 +156,10 @@ class Progress:
         stats: Figures = {
             "rank": self.place.rank,
             "ranks": self.place.size,
-            "resume_index": self._resume_index,
+            "resume_index": self.resume_index,
             **speeds,
         }
-        for name, figure in [*self.counts().items(), *self.live().items()]:
+        for name, figure in [*self.counts().items(), *self.figures.report().items()]:
             if len(stats) < MAX_FIGURES:
                 stats[name] = figure
         return Report(hop="producer", peer=self._peer, sent=sent, stats=stats)

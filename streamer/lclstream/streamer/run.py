@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 from lclstream.core.errors import LclstreamError
 from lclstream.core.ledger import Reply, Reporter
@@ -49,8 +50,12 @@ def run_rank(parameters: Parameters, place: Place, options: RunOptions = NO_OPTI
         reporter = Reporter.from_environment(progress.report, lambda reply: obey(reply, stop))
         if reporter is not None:
             stack.enter_context(reporter)
+        if options.metrics:
+            stack.enter_context(metrics_server(options.metrics, place, progress))
+        lines = progress_lines(progress, options.progress_s)
         try:
-            Pipeline(parameters, place, progress, stop, options).run()
+            with lines:
+                Pipeline(parameters, place, progress, stop, options).run()
         except BaseException as error:
             _tell_failure(reporter, progress, error)
             if isinstance(error, StuckError):
@@ -61,6 +66,26 @@ def run_rank(parameters: Parameters, place: Place, options: RunOptions = NO_OPTI
             reporter.finish(progress.final_report(failure, stop.reason))
         _log_end(place, progress, stop)
         return EXIT_SIGNAL + stop.signal_number if failure else 0
+
+
+def metrics_server(address: str, place: Place, progress: Progress) -> AbstractContextManager[Any]:
+    """Return what tells of the rank by HTTP.
+
+    Raises:
+        InvalidConfigError: the address cannot be used.
+    """
+    from lclstream.streamer.metrics import MetricsServer
+
+    return MetricsServer(address, place, progress)
+
+
+def progress_lines(progress: Progress, interval_s: float) -> AbstractContextManager[Any]:
+    """Return what tells of the rank on the terminal; nothing does if the interval is 0."""
+    if not interval_s:
+        return nullcontext()
+    from lclstream.streamer.metrics import ProgressLines
+
+    return ProgressLines(progress, interval_s)
 
 
 def obey(reply: Reply, stop: StopRequest) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from lclstream.core.errors import LclstreamError, StreamError, UnavailableError
 from lclstream.streamer.execution.parcels import Parcel
 from lclstream.streamer.execution.pool import LOOK_INTERVAL_S
+from lclstream.streamer.execution.stages import Stage
 from lclstream.streamer.handlers import Handler
 from lclstream.streamer.stopping import StopRequest
 
@@ -50,11 +51,17 @@ class Lane:
         """Messages that came for it and were not taken."""
         self.settled = 0
         """Messages, from the first on, that will not be lost whatever happens to this process."""
+        self.stage = Stage()
         self._handler, self._stop = handler, stop
         self._passed, self._failed, self._closed = passed, failed, closed
         self._queue: queue.Queue[Parcel | None] = queue.Queue(LANE_MESSAGES)
         self._is_complete = True
         self.thread = threading.Thread(target=self._run, name=f"handler {name}", daemon=True)
+
+    @property
+    def room(self) -> int:
+        """How many can wait."""
+        return self._queue.maxsize
 
     @property
     def waiting(self) -> int:
@@ -119,6 +126,7 @@ class Lane:
         self._closed()
 
     def _send(self, parcel: Parcel) -> bool:
+        self.stage.begin()
         try:
             self._handler.send(parcel.message)
             if parcel.must_arrive and hasattr(self._handler, "settle"):
@@ -128,6 +136,8 @@ class Lane:
             logger.warning("handler_failed", extra={"handler": self.name, "reason": str(error)})
             self._failed()
             return False
+        finally:
+            self.stage.pause()
         return True
 
     def _close(self) -> None:

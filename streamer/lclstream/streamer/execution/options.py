@@ -14,3 +14,7 @@ class RunOptions:
     """Events with a smaller index are left out: they were delivered before."""
     resume_file: Path | None = None
     """Where to remember which events were delivered, and to continue from what is there."""
+    metrics: str = ""
+    """`HOST:PORT` where to tell of the rank by HTTP; empty = nowhere."""
+    progress_s: float = 0.0
+    """How often to write a line about the rank; 0 = never."""

@@ -1,6 +1,7 @@
 """The batches of a rank, filled again and again."""
 
 import threading
+import time
 from collections.abc import Callable
 
 from lclstream.streamer.batching import Batch, Form
@@ -38,6 +39,8 @@ class BatchPool:
         self._limit = least
         self._form: Form | None = None
         self._in_use = 0
+        self.waited_s = 0.0
+        """Seconds that were spent waiting for a batch."""
         self._ended = False
         self._changed = threading.Condition()
 
@@ -68,9 +71,8 @@ class BatchPool:
                 self._limit = self._how_many(capacity * _event_bytes(form))
                 # Batches of a form that is over are let go.
                 self._free = [each for each in self._free if each.form == form]
-            while not self._changed.wait_for(self._can_answer, LOOK_INTERVAL_S):
-                if self._stop.now:
-                    self._ended = True
+            if not self._can_answer():
+                self._wait()
             if self._ended:
                 raise SendingEndedError
             self._in_use += 1
@@ -79,6 +81,13 @@ class BatchPool:
                 batch.clear()
                 return batch
         return self._make(form, capacity)
+
+    def _wait(self) -> None:
+        began = time.perf_counter()
+        while not self._changed.wait_for(self._can_answer, LOOK_INTERVAL_S):
+            if self._stop.now:
+                self._ended = True
+        self.waited_s += time.perf_counter() - began
 
     def _can_answer(self) -> bool:
         return self._in_use < self._limit or self._ended

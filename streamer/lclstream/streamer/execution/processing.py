@@ -1,11 +1,13 @@
 """The steps that every event goes through: where it is read, or in threads beside that."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lclstream.streamer.events import Event
+from lclstream.streamer.execution.stages import Stage
 from lclstream.streamer.steps import Steps
 from lclstream.streamer.values import Ragged, Reading, Values
 
@@ -45,6 +47,16 @@ class Processing(Protocol):
         """Events that are under way."""
         ...
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds that `add` spent waiting."""
+        ...
+
+    @property
+    def stages(self) -> "Sequence[Stage]":
+        """Of the steps, one for each thread; none where they are part of reading."""
+        ...
+
 
 class InlineProcessing:
     """Applies the steps at once, in the thread that reads."""
@@ -63,6 +75,16 @@ class InlineProcessing:
     def waiting(self) -> int:
         """Events that are under way."""
         return 0
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that `add` spent waiting; the pool of batches knows them."""
+        return 0.0
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """Of the steps: none, they are part of reading."""
+        return ()
 
 
 class ParallelProcessing:
@@ -88,13 +110,17 @@ class ParallelProcessing:
         self._done: dict[int, _Task] = {}
         self._number = self._next = 0
         self._bytes = 0
+        self.waited_s = 0.0
+        """Seconds that `add` spent waiting."""
+        self.stages = [Stage() for _ in steps]
+        """Of the steps, one for each thread."""
         self._is_handing_on = False
         self._ended = False
         self._error: BaseException | None = None
         self._least = EVENTS_PER_THREAD * len(steps)
         self._threads = [
-            threading.Thread(target=self._run, args=(each,), name=f"steps {number}", daemon=True)
-            for number, each in enumerate(steps)
+            threading.Thread(target=self._run, args=each, name=f"steps {number}", daemon=True)
+            for number, each in enumerate(zip(steps, self.stages, strict=True))
         ]
         for thread in self._threads:
             thread.start()
@@ -110,8 +136,11 @@ class ParallelProcessing:
             values = {name: _copied(value) for name, value in values.items()}
         task = _Task(self._number, event, values)
         with self._lock:
-            while self._error is None and not self._has_room(task.size_bytes):
-                self._room.wait()
+            if not self._can_answer(task.size_bytes):
+                began = time.perf_counter()
+                while not self._can_answer(task.size_bytes):
+                    self._room.wait()
+                self.waited_s += time.perf_counter() - began
             if self._error is not None:
                 raise self._error
             self._tasks.append(task)
@@ -129,16 +158,21 @@ class ParallelProcessing:
         if self._error is not None:
             raise self._error
 
+    def _can_answer(self, size_bytes: int) -> bool:
+        return self._error is not None or self._has_room(size_bytes)
+
     def _has_room(self, size_bytes: int) -> bool:
         under_way = self._number - self._next
         if under_way < self._least:
             return True
         return under_way < ROOM_EVENTS and self._bytes + size_bytes <= ROOM_BYTES
 
-    def _run(self, steps: Steps) -> None:
+    def _run(self, steps: Steps, stage: Stage) -> None:
         while tasks := self._taken():
+            stage.begin()
             for task in tasks:
                 task.apply(steps)
+            stage.pause()
             self._store(tasks)
 
     def _taken(self) -> "list[_Task]":

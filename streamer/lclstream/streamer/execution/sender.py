@@ -17,6 +17,7 @@ from lclstream.streamer.execution.lanes import Lane
 from lclstream.streamer.execution.parcels import Loan, Parcel
 from lclstream.streamer.execution.pool import LOOK_INTERVAL_S, BatchPool
 from lclstream.streamer.execution.settlement import Settlement
+from lclstream.streamer.execution.stages import Stage
 from lclstream.streamer.handlers import Handler
 from lclstream.streamer.message import Message
 from lclstream.streamer.progress import Progress
@@ -68,6 +69,8 @@ class Sender:
             for name, handler in handlers
         ]
         self._settlement = Settlement(self.lanes, checkpoint, progress.place.size, progress.arrived)
+        self.stage = Stage()
+        """Of the serializer."""
         # Its bound are the batches that exist.
         self._ready: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -185,6 +188,13 @@ class Sender:
             return
         self._framing.begin(self._say)
         batch.sequence = self._sequence
+        self.stage.begin()
+        try:
+            self._serialize_rows(batch, loan)
+        finally:
+            self.stage.pause()
+
+    def _serialize_rows(self, batch: Batch, loan: Loan) -> None:
         row = 0
         for message in self._serializer.messages(batch):
             if not self._is_wanted():
@@ -193,7 +203,9 @@ class Sender:
             index = batch.index[row : row + message.events]
             row += message.events
             self._sequence += 1
+            self.stage.pause()
             self._hand_over(message, index, loan)
+            self.stage.begin()
 
     def _is_wanted(self) -> bool:
         """Return whether anybody still takes messages."""
