@@ -398,6 +398,20 @@ def test_inspect_lists_what_is_in_a_folder(tmp_path: Path) -> None:
     assert list(describe(str(tmp_path / "one.npy")))[1] == "  data: uint16, 2 x 2 x 3"
 
 
+def test_an_empty_file_is_waited_for_but_not_for_ever(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "0.h5").touch()
+    source = opened(document, tmp_path, stable_s=0, idle_timeout_s=0.1, on_error="skip")
+    assert all_of(source) == []
+    assert source.counts["skipped_files"] == 0
+    long_ago = time.time() - 1000
+    os.utime(tmp_path / "0.h5", (long_ago, long_ago))
+    source = opened(document, tmp_path, stable_s=0, idle_timeout_s=0.1, on_error="skip")
+    assert all_of(source) == []
+    assert source.counts["skipped_files"] == 1
+
+
 def test_a_mistake_in_the_configuration_is_no_reason_to_skip(
     document: dict[str, Any], tmp_path: Path
 ) -> None:

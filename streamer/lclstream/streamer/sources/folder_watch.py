@@ -153,8 +153,9 @@ class FolderWatch:
         if self._notices is not None and path in self._notices.closed:
             return seen.size > 0
         is_old = time.time() - seen.changed_ns / 1e9 > max(OLD_S, self._config.stable_s)
-        is_still = time.monotonic() - seen.since >= self._config.stable_s
-        return seen.size > 0 and (is_old or is_still)
+        # An empty file is probably about to be written.
+        patience_s = self._config.stable_s if seen.size else OLD_S
+        return time.monotonic() - seen.since >= patience_s or is_old
 
     def _take(self, key: Key, path: Path) -> None:
         if self._is_shared and key < self._last:
