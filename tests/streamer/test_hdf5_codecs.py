@@ -440,6 +440,9 @@ def test_cores_are_those_of_the_rank(cgroups: Path, monkeypatch: pytest.MonkeyPa
     # A launcher that binds its ranks has divided the machine already.
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     assert cores(cgroups, MPI_LOCALNRANKS="4") == 16
+    # SLURM may bind a job to a part of the machine, and none of its ranks to less.
+    assert cores(cgroups, SLURM_CPUS_ON_NODE="16", SLURM_STEP_TASKS_PER_NODE="4(x2),3") == 4
+    assert cores(cgroups, SLURM_CPUS_ON_NODE="32", SLURM_STEP_TASKS_PER_NODE="2(x2)") == 16
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """How many processors this rank may use."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# Launcher's variable -> how many ranks it has started on this machine.
-_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE")
+# Launcher's variable -> how many ranks it has started on this machine. SLURM writes `4` or
+# `4(x2),3`, and sets its variables also where only one process runs, outside of a step.
+_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -26,11 +28,13 @@ def cores_of_rank(
     values = os.environ if environment is None else environment
     allowed = len(os.sched_getaffinity(0))
     given = _number(values.get("SLURM_CPUS_PER_TASK"))
-    neighbours = max((_number(values.get(name)) or 1 for name in _LOCAL_RANKS), default=1)
+    neighbours = max(_number(values.get(name)) for name in _LOCAL_RANKS)
+    # Of the machine, or of the job on it: then nobody has divided them yet.
+    is_shared = allowed in (os.cpu_count(), _number(values.get("SLURM_CPUS_ON_NODE")))
     if given:
         cores = min(allowed, given)
-    elif allowed == os.cpu_count():
-        cores = allowed // neighbours
+    elif is_shared:
+        cores = allowed // max(neighbours, 1)
     else:
         cores = allowed
     return max(1, min([cores, *_quotas(cgroups, membership)]))
@@ -67,4 +71,6 @@ def _quota(folder: Path) -> Iterator[int]:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    """Return the number that a text begins with, 0 if there is none."""
+    digits = re.match(r"\d+", text or "")
+    return int(digits[0]) if digits else 0
