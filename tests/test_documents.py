@@ -31,7 +31,10 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["explanations/states.md", "reference/configuration.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["explanations/states.md", "reference/configuration.md", "reference/streamer.schema.json"],
+)
 def test_page_is_as_the_code_draws_it(name: str) -> None:
     made: str = generator().PAGES[name]()
     assert (ROOT / "docs" / name).read_text() == made, "run `make docs`"

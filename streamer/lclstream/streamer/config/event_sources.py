@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lclstream.streamer.config.calibration import CalibrationConfig
 from lclstream.streamer.config.registry import EventSourceModel
@@ -18,9 +18,6 @@ class PacedSource(EventSourceModel):
 
 class InternalEventSourceConfig(EventSourceModel):
     """Empty numbered events, for tests and throughput measurements; split over the ranks."""
-
-    # Upstream takes any further key here and ignores it; so do we.
-    model_config = ConfigDict(extra="ignore")
 
     implementation: ClassVar = "lclstream.streamer.sources.internal:InternalEventSource"
     type: Literal["InternalEventSource"] = "InternalEventSource"

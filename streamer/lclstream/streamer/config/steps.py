@@ -30,7 +30,10 @@ def _once_each(names: list[str]) -> list[str]:
 
 
 Labels = Annotated[
-    list[Label], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_once_each)
+    list[Label],
+    Field(min_length=1),
+    AfterValidator(_once_each),
+    BeforeValidator(_as_list, json_schema_input_type=Label | list[Label]),
 ]
 """Names of values, each once; one name may stand without a list."""
 
