@@ -1,8 +1,11 @@
 """The commands `lclstream streamer ...`."""
 
+import importlib
 import json
+import logging
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import yaml
 
 from lclstream.cli.main import main
 from lclstream.streamer.config import load_parameters, parse_parameters
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -264,6 +269,29 @@ def test_help_explains_with_an_example(verb: list[str], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["streamer", *verb, "--help"])
     assert "example:\n  " in capsys.readouterr().out
+
+
+def test_job_scripts_of_lcls_find_the_command_that_they_call(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`lclstreamer -c FILE -n N -d`, and its variable in the environment."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["lclstreamer"].partition(":")
+    command = getattr(importlib.import_module(module), function)
+    for words, variable, is_debug in (
+        (["-c", str(path), "-n", "4", "-d"], "", True),
+        (["--config", str(path), "--num-events", "4"], "1", True),
+        (["--config", str(path), "--num-events", "4"], "0", False),
+    ):
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/lclstreamer", *words])
+        monkeypatch.setenv("LCLSTREAMER_DEBUG", variable)
+        assert command() == 0
+        assert '"events": 4' in capsys.readouterr().err
+        assert (logging.getLogger().level == logging.DEBUG) is is_debug
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/lclstreamer", "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        command()
+    assert capsys.readouterr().out.startswith("usage: lclstreamer [-h] [-c PATH] [-n N]")
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -1,7 +1,11 @@
-"""`python -m lclstream.streamer`: the same as `lclstream streamer run`, for launchers."""
+"""`python -m lclstream.streamer`: the same as `lclstream streamer run`, for launchers.
+
+The command `lclstreamer` is this too, with the options that job scripts of LCLS give it.
+"""
 
 import argparse
 import sys
+from pathlib import Path
 
 from lclstream.core.errors import InvalidConfigError, LclstreamError
 from lclstream.streamer.cli import RUN_DESCRIPTION, add_run_options
@@ -12,8 +16,9 @@ EXIT_MISCONFIGURED = 2
 
 def main() -> int:
     """Stream as one rank and return the exit code."""
+    name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(
-        prog="python -m lclstream.streamer",
+        prog="lclstreamer" if name == "lclstreamer" else "python -m lclstream.streamer",
         description=RUN_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROGRESS_S = 5.0
+DEBUG_VARIABLE = "LCLSTREAMER_DEBUG"
 DEFAULT_CONFIG = Path("lclstreamer.yaml")
 
 DESCRIPTION = """\
@@ -91,7 +93,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--mpi", action="store_true",
         help="ask the MPI library for rank and size, instead of the environment",
     )  # fmt: skip
-    parser.add_argument("--debug", "-d", action="store_true", help="log more")
+    parser.add_argument(
+        "--debug", "-d", action="store_true", default=_asked_for(os.environ.get(DEBUG_VARIABLE)),
+        help=f"log more; {DEBUG_VARIABLE}=1 in the environment does the same",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -169,6 +174,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < 1e6:
         raise argparse.ArgumentTypeError(f"must be a time in seconds, got {text!r}")
     return seconds
+
+
+def _asked_for(value: str | None) -> bool:
+    return value is not None and value.lower() not in ("", "0", "false", "no", "off")
 
 
 def _count(text: str) -> int:
