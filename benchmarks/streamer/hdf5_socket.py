@@ -15,7 +15,7 @@ from lclstream.buffer import Push
 
 BATCHES = (1, 10)
 US = 1e6
-UPSTREAM, HELD, COPIED = "h5py and zmq", "held", "copied"
+UPSTREAM, HELD, COPIED, ZMQ = "h5py and zmq", "held", "copied", "copied, zmq"
 
 
 def rows(options: Options) -> list[Row]:
@@ -36,7 +36,7 @@ def rows(options: Options) -> list[Row]:
             goal=Goal("ratio", "<=", 0.2),
         )
         for size in BATCHES
-        for kind in (HELD, COPIED)
+        for kind in (HELD, COPIED, ZMQ)
     ]
     made += [
         row(
@@ -48,7 +48,7 @@ def rows(options: Options) -> list[Row]:
             # Both are the same work, and chance decides which is cheaper.
             goal=Goal("ratio", "<=", 1.1),
         )
-        for kind in (HELD, COPIED)
+        for kind in (HELD, COPIED, ZMQ)
     ]
     return made
 
@@ -58,9 +58,9 @@ def _cases(stack: ExitStack) -> dict[str, Case]:
     import zmq
 
     push = Push("tcp://127.0.0.1:0", listen=True)
-    # All has arrived when it is left, and the receiver ends first.
-    stack.callback(push.abort)
     ours = stack.enter_context(sink("own", push.urls[0]))
+    # All has arrived by then.
+    stack.callback(push.abort)
     context = stack.enter_context(zmq.Context())
     socket = stack.enter_context(context.socket(zmq.PUSH))
     socket.linger = 0
@@ -74,6 +74,10 @@ def _cases(stack: ExitStack) -> dict[str, Case]:
             stack.callback(maker.close)
             work = _ours(maker, push, ours)
             cases[f"{kind} {size}"] = Case(work=work, units=size, settle=ours.settle)
+        maker = Messages(event, size, library="zmq")
+        stack.callback(maker.close)
+        work = _ours_by_zmq(maker, socket, theirs)
+        cases[f"{ZMQ} {size}"] = Case(work=work, units=size, settle=theirs.settle)
         work = _upstream([event] * size, socket, theirs)
         cases[f"{UPSTREAM} {size}"] = Case(work=work, units=size, settle=theirs.settle)
     return cases
@@ -83,6 +87,16 @@ def _ours(maker: Messages, push: Push, to: Sink) -> Callable[[], None]:
     def work() -> None:
         made = maker.next()
         push.send(made.parts)
+        to.sent += made.nbytes
+
+    return work
+
+
+def _ours_by_zmq(maker: Messages, socket: Any, to: Sink) -> Callable[[], None]:
+    def work() -> None:
+        made = maker.next()
+        # As `ZmqPushHandler` sends it.
+        socket.send(made.joined(), copy=False, track=True).wait()
         to.sent += made.nbytes
 
     return work

@@ -34,7 +34,13 @@ class Messages:
     """
 
     def __init__(
-        self, values: Values, batch_size: int, *, lasting: bool = False, **serializer: Any
+        self,
+        values: Values,
+        batch_size: int,
+        *,
+        lasting: bool = False,
+        library: str = "nng",
+        **serializer: Any,
     ) -> None:
         """Prepare.
 
@@ -42,10 +48,11 @@ class Messages:
             values: those of every event.
             batch_size: events of a message.
             lasting: whether the batch may hold the arrays of the events.
+            library: of the socket that the messages are for.
             serializer: options of `HDF5BinarySerializer`.
         """
         self._values, self._batch_size = values, batch_size
-        self._serializer = open_hdf5(values, batch_size, **serializer)
+        self._serializer = open_hdf5(values, batch_size, library, **serializer)
         columns = tuple(Column(name, each.dtype, each.shape) for name, each in values.items())
         form = Form(columns, tuple(values), 1, "benchmark", with_masks=True)
         self._batches = [self._serializer.new_batch(form, batch_size) for _ in range(2)]
@@ -74,8 +81,9 @@ class Messages:
         self._serializer.close()
 
 
-def open_hdf5(values: Values, batch_size: int, **options: Any) -> Serializer:
+def open_hdf5(values: Values, batch_size: int, library: str, **options: Any) -> Serializer:
     """Return the serializer for some values."""
+    handler = {"type": "BinaryDataStreamingDataHandler", "urls": ["tcp://127.0.0.1:1"]}
     parameters = parse_parameters(
         {
             "source_identifier": "benchmark",
@@ -83,6 +91,7 @@ def open_hdf5(values: Values, batch_size: int, **options: Any) -> Serializer:
             "data_sources": {name: {"type": "EventValue", "name": name} for name in values},
             "processing_pipeline": {"type": "BatchProcessingPipeline", "batch_size": batch_size},
             "data_serializer": {"type": "HDF5BinarySerializer", **options},
+            "data_handlers": [{**handler, "library": library}],
         }
     )
     return open_serializer(parameters, Place(0, 1))

@@ -109,7 +109,7 @@ def test_program_writes_a_list_of_rows(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = json.loads(output.read_text())
     assert all(each.keys() >= KEYS for each in rows)
     with_goals = [each for each in rows if each["goal"]]
-    assert len(with_goals) == 6
+    assert len(with_goals) == 9
     assert all(each["met"] is not None for each in with_goals)
 
 

@@ -12,8 +12,9 @@ from tests.streamer.hdf5_messages import (
     parameters_of,
     reused_batches,
 )
-from tests.streamer.serializing import Given, events, sent
+from tests.streamer.serializing import Given, document_of, events, sent
 
+from lclstream.streamer.config import parse_parameters
 from lclstream.streamer.events import Event
 from lclstream.streamer.values import Array, Values
 
@@ -97,6 +98,22 @@ def test_small_rows_live_in_the_message() -> None:
         assert len(message.parts) == 1
         for array in (*batch.arrays.values(), batch.index, batch.timestamp, *batch.valid.values()):
             assert np.shares_memory(as_array(message.parts[0]), array)
+
+
+@pytest.mark.parametrize(("library", "pieces"), [("zmq", 1), ("nng", 2)])
+def test_zeromq_gets_one_piece(library: str, pieces: int) -> None:
+    """Else its handler would have to copy the pieces together."""
+    document = document_of(["frame"], 3, type="HDF5BinarySerializer")
+    handler = {"type": "BinaryDataStreamingDataHandler", "urls": ["tcp://127.0.0.1:1"]}
+    document["data_handlers"] = [{**handler, "library": library}]
+    frames = [np.full((128, 256), number, np.float32) for number in range(6)]
+    made = reused_batches(parse_parameters(document), given(frames), lasting=False)
+    for number, (batch, message) in enumerate(made):
+        assert len(message.parts) == pieces
+        assert batch.image is not None
+        assert np.shares_memory(as_array(message.parts[0]), batch.image)
+        with opened(message.tobytes()) as file:
+            assert file["frame"][:, 3, 3].tolist() == [3.0 * number + row for row in range(3)]
 
 
 def test_data_begin_at_multiples_of_64() -> None:

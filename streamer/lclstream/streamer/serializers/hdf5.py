@@ -23,7 +23,12 @@ from collections.abc import Iterable
 from typing import cast
 
 from lclstream.streamer.batching import Batch, Form
-from lclstream.streamer.config import HDF5BinarySerializerConfig, Parameters
+from lclstream.streamer.config import (
+    BinaryDataStreamingDataHandlerConfig,
+    HandlerModel,
+    HDF5BinarySerializerConfig,
+    Parameters,
+)
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 from lclstream.streamer.serializers.codecs import open_codec
@@ -61,6 +66,7 @@ class HDF5BinarySerializer:
             identification=config.identification,
             codec=open_codec(config),
             workers=Workers(config.compression_threads or cores_of_rank()),
+            in_one_piece=any(map(_wants_one_piece, parameters.data_handlers)),
         )
         self._provenance = Provenance(parameters, place) if config.identification else None
         self._plans: dict[tuple[Form, int], Plan] = {}
@@ -105,3 +111,11 @@ class HDF5BinarySerializer:
             # The one that was used last is let go last.
             self._plans[key] = plan
             return plan
+
+
+def _wants_one_piece(handler: HandlerModel) -> bool:
+    """Return whether a handler has to copy together what lies in several pieces."""
+    if isinstance(handler, BinaryDataStreamingDataHandlerConfig):
+        # ZeroMQ would make a frame of each.
+        return handler.library == "zmq"
+    return False

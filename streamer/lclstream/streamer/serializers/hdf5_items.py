@@ -40,6 +40,8 @@ class Recipe:
     codec: Codec | None
     workers: Workers
     """The threads that compress."""
+    in_one_piece: bool = False
+    """Whether who sends the messages would have to copy pieces together."""
 
 
 def items_of(recipe: Recipe, form: Form) -> dict[str, Item]:
@@ -94,7 +96,9 @@ def _fixed(recipe: Recipe, column: Column, attributes: Mapping[str, object]) -> 
         filters=filters,
         attributes=attributes,
     )
-    return Item(dataset=dataset, inside=size < (LEAST_PACKED_BYTES if filters else KEPT_BYTES))
+    if filters:
+        return Item(dataset=dataset, inside=size < LEAST_PACKED_BYTES)
+    return Item(dataset=dataset, inside=recipe.in_one_piece or size < KEPT_BYTES)
 
 
 def _ragged(recipe: Recipe, column: Column, attributes: Mapping[str, object]) -> Item:

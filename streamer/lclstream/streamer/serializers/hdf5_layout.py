@@ -83,6 +83,7 @@ class Layout:
             if index is not None:
                 indexes[path] = index, at
                 at += index.nbytes
+        before_data = at
         self._inside: dict[str, int] = {}
         for path, item in items.items():
             if item.inside:
@@ -94,16 +95,22 @@ class Layout:
             for path, item in items.items()
             if not item.inside
         ]
-        self._header = np.zeros(_aligned(at) if self._behind else at, np.uint8)
-        self._write_header(indexes)
+        self._size = _aligned(at) if self._behind else at
+        self._beginning = np.zeros(before_data, np.uint8)
+        self._write_beginning(indexes)
         self._is_announced = False
         if all(each.is_constant for each in self._behind):
-            self.parts(self._header, {each.path: self._expected(each) for each in self._behind})
+            self._written(
+                self._beginning, {each.path: self._expected(each) for each in self._behind}
+            )
             self._is_announced = True
 
     def header(self) -> Image:
-        """Return the header of a new file; the data in it are not written yet."""
-        return self._header.copy()
+        """Return the header of a new file; the data in it are zeros."""
+        # Such memory is not touched before it is written to.
+        header = np.zeros(self._size, np.uint8)
+        header[: len(self._beginning)] = self._beginning
+        return header
 
     def has_inside(self, path: str) -> bool:
         """Return whether the data of a dataset lie in the header."""
@@ -122,7 +129,13 @@ class Layout:
             header: of this layout; what it says of the sections is written here.
             sections: what lies behind it, by path.
         """
-        parts, end = [header.data], len(header)
+        return tuple(
+            part for part in (header.data, *self._written(header, sections)) if part.nbytes
+        )
+
+    def _written(self, header: Image, sections: Mapping[str, Section]) -> list[memoryview]:
+        """Return what lies behind the header, and write there what it says of that."""
+        parts, end = list[memoryview](), self._size
         for each in self._behind:
             section = sections[each.path]
             before = PADDING[: -end % ALIGNMENT] if each.is_constant else PADDING[:0]
@@ -134,11 +147,11 @@ class Layout:
             end += before.nbytes + section.nbytes
         if not self._is_announced:
             ADDRESS.pack_into(header.data, END_OF_FILE, end)
-        return tuple(part for part in parts if part.nbytes)
+        return parts
 
-    def _write_header(self, indexes: Mapping[str, tuple[ChunkIndex, int]]) -> None:
+    def _write_beginning(self, indexes: Mapping[str, tuple[ChunkIndex, int]]) -> None:
         """Write all that does not depend on what lies behind the header."""
-        header = self._header
+        header = self._beginning
         header[: len(self._template.content)] = np.frombuffer(self._template.content, np.uint8)
         for index, at in indexes.values():
             index.write(header, at)
@@ -155,7 +168,7 @@ class Layout:
             else:
                 size = rows * row_bytes
                 fields.write(header, rows, at if size else None, size)
-        ADDRESS.pack_into(header.data, END_OF_FILE, len(header))
+        ADDRESS.pack_into(header.data, END_OF_FILE, self._size)
 
     def _expected(self, each: _Behind) -> Section:
         rows = each.item.count(self._events)
