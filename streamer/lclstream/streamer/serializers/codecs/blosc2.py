@@ -5,6 +5,7 @@ chunk itself and in two sizes, so the library makes one frame, and we the others
 """
 
 import ctypes
+import logging
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ class Blosc2:
         Raises:
             ImportError, OSError: it is not installed.
         """
+        # Of what it computes with, which we do not use, this would tell how many threads it has.
+        logging.getLogger("numexpr").setLevel(logging.WARNING)
         import blosc2
 
         require_filter(CODE)
