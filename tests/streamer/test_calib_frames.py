@@ -83,6 +83,14 @@ def test_a_frame_is_used_again_only_when_nobody_holds_it() -> None:
     assert calibrate([np.full((2, 4), 4, np.uint16)]).ctypes.data == place
 
 
+def test_pixels_need_not_be_aligned() -> None:
+    ones = np.ones((1, 1, 2, 4), np.float32)
+    calibrate = Calibrator(Planes(offsets=ones, factors=ones * 2, bits=0, codes=(0,)))
+    raw = np.frombuffer(bytes(range(17)), np.uint16, 8, 1).reshape(2, 4)
+    assert not raw.flags.aligned
+    assert np.array_equal(calibrate([raw])[0], ((raw & 0x3FFF).astype(np.float32) - 1) * 2)
+
+
 @cache
 def jungfrau_constants() -> dict[str, Array]:
     return constants(np.random.default_rng(8), JUNGFRAU_RANGES, 2, JUNGFRAU_PANEL)

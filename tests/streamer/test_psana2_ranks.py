@@ -83,15 +83,18 @@ def document(identifier: str, **config: Any) -> dict[str, Any]:
 
 
 def streamer(
-    psana: Path, folder: Path, config: dict[str, Any], ranks: int = 1
+    psana: Path, folder: Path, config: dict[str, Any], ranks: int = 1, *options: str
 ) -> "subprocess.Popen[str]":
     """Start the streamer in the environment of psana2, writing files."""
-    handler = {"type": "BinaryFileWritingDataHandler", "write_directory": str(folder / "out")}
+    handler = {
+        "type": "BinaryFileWritingDataHandler", "write_directory": str(folder / "out"),
+        "file_prefix": uuid.uuid4().hex[:8] if options else "",
+    }  # fmt: skip
     path = folder / "config.json"
     path.write_text(json.dumps(config | {"data_handlers": [handler]}))
     launcher = ["mpiexec", "-launcher", "fork", "-n", str(ranks)] if ranks > 1 else []
     return subprocess.Popen(
-        [*launcher, str(psana), "-P", "-m", "lclstream.streamer", "-c", str(path)],
+        [*launcher, str(psana), "-P", "-m", "lclstream.streamer", "-c", str(path), *options],
         env=psana_environment(psana, folder),
         cwd=folder,
         text=True,
@@ -103,7 +106,7 @@ def streamer(
 def delivered(folder: Path) -> Iterator[tuple[int, int, Any]]:
     """Yield rank, time stamp and frame of every event in the files."""
     for path in sorted((folder / "out").glob("*.h5")):
-        rank = int(path.name.partition("r")[2].partition("_")[0])
+        rank = int(path.stem.rpartition("r")[2].partition("_")[0])
         with h5py.File(path) as file:
             for stamp, frame in zip(file["stamp"][()], file["camera"][()], strict=True):
                 yield rank, int(stamp), frame
@@ -158,6 +161,18 @@ def test_coordinates_do_not_wait_for_ranks_that_serve(psana: Path, tmp_path: Pat
     for each in dumps:
         for row in range(len(each.events)):
             assert each.reading(row, 0).shape == (3, 4, *EPIX_PANEL)
+
+
+@pytest.mark.skipif(not SOAK, reason="takes long: LCLSTREAM_SOAK is not set")
+def test_a_run_is_continued_with_other_ranks(psana: Path, experiment: str, tmp_path: Path) -> None:
+    resume = ("--resume-file", str(tmp_path / "state"))
+    for ranks, (limit, wanted) in zip((3, 4, 1), ((20, 20), (0, 60), (0, 60)), strict=True):
+        options = (*resume, "-n", str(limit)) if limit else resume
+        process = streamer(psana, tmp_path, document(experiment), ranks, *options)
+        _, log = process.communicate(timeout=300)
+        assert process.returncode == 0, log[-4000:]
+        stamps = [stamp for _, stamp, _ in delivered(tmp_path)]
+        assert len(stamps) == len(set(stamps)) == wanted
 
 
 @pytest.mark.skipif(not SOAK, reason="takes long: LCLSTREAM_SOAK is not set")

@@ -146,7 +146,8 @@ class Calibrator:
         out = self._room()
         for panel, pixels in enumerate(raw):
             self._kernel(
-                np.ascontiguousarray(pixels, np.uint16).reshape(-1),
+                # In a file nothing is aligned.
+                np.require(pixels, np.uint16, ("C", "A")).reshape(-1),
                 self._offsets[panel],
                 self._factors[panel],
                 self.planes.bits,

@@ -136,8 +136,9 @@ class _Calibrated:
     """One detector in one run."""
 
     def __init__(self, announced: Announced, constants: Constants) -> None:
-        self._kind, self._constants = announced.kind, constants
-        self._segments = announced.segments
+        # The arrays are combined below, and may be large.
+        self._geometry, self._origin = constants.geometry, constants.origin
+        self._kind, self._segments = announced.kind, announced.segments
         self._names = [f"{announced.name}[{segment}]" for segment in announced.segments]
         self._frames = frames_of(announced.kind, announced.fields, constants, announced.segments)
         self._images: ImageAssembler | None = None
@@ -184,7 +185,7 @@ class _Calibrated:
         return panel
 
     def _assembler(self) -> ImageAssembler:
-        geometry, origin = self._constants.geometry, self._constants.origin
+        geometry, origin = self._geometry, self._origin
         if not geometry and self._kind == jungfrau.KIND and self._segments == (0,):
             geometry = ONE_JUNGFRAU
         if not geometry:

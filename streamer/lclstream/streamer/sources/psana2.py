@@ -4,7 +4,7 @@
 
 | part | meaning |
 |---|---|
-| `exp=NAME` | an experiment; with `run=N` (also several times) one or some of its runs, else all |
+| `exp=NAME` | an experiment: all runs, or those of `run=5,7,10-12` |
 | `dir=FOLDER` | where its files are, if not in the usual place |
 | `live` | the run is being taken: wait for files and events |
 | `ffb` | read from the fast feedback storage |
@@ -90,7 +90,7 @@ class Psana2EventSource:
         config = parameters.event_source
         require(2, config.type)
         if not isinstance(config, Psana2EventSourceConfig):
-            config = Psana2EventSourceConfig()
+            raise InvalidConfigError(f"not a Psana2EventSource: {config.type}")
         self._rank, self._size = rank, size
         arguments = arguments_of(parameters.source_identifier, config)
         self._is_distributed = "exp" in arguments and size > 1
@@ -163,6 +163,9 @@ class Psana2EventSource:
                 if not type(error).__module__.startswith("requests"):
                     raise
                 raise UnavailableError(f"no calibration constants: {error}; {CURES}") from error
+            except SystemExit as error:
+                # So it answers a calibration service that is overloaded.
+                raise UnavailableError(f"psana2 gave up; see its messages. {CURES}") from error
             if run is None:
                 return
             self._run = Psana2Run(run)
@@ -208,8 +211,8 @@ class Psana2EventSource:
         except FileNotFoundError as error:
             self._fail_together()
             raise NotFoundError(f"source_identifier: {error}") from error
-        # Of its own checks psana2 makes assertions and plain exceptions.
-        except Exception as error:
+        # Of its own checks psana2 makes assertions and plain exceptions, or it leaves.
+        except (Exception, SystemExit) as error:
             self._fail_together()
             raise InvalidConfigError(
                 f"source_identifier: psana2 cannot read it: {error}"
@@ -277,7 +280,13 @@ def settle(rank: int) -> None:
 
 
 def _check_files(paths: list[str]) -> None:
-    """Look at the beginning of files: psana2 aborts the whole process when it is not XTC2."""
+    """Look at the beginning of files: psana2 aborts the whole process when it is not XTC2.
+
+    Raises:
+        InvalidConfigError: a file is empty.
+        NotFoundError: a file is not there.
+        DecodeError: a file is not XTC2.
+    """
     for path in paths:
         if next(iter(Xtc2File(Path(path))), None) is None:
             raise InvalidConfigError(f"source_identifier: {path} is empty")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lclstream.core.errors import LclstreamError
 from lclstream.streamer.events import Value, unknown_reading
 from lclstream.streamer.sources.psana_paths import NoSuchFieldError, Reader, as_value
 from lclstream.streamer.sources.xtc2_format import FieldType, Service
@@ -40,7 +41,8 @@ class Psana2Run:
                 reader = Reader(self._detector(name), field)
             except NoSuchFieldError:
                 raise self.unknown(name, field) from None
-            self._readers[key] = FieldReader(reader, name, native_type(self._run, name, field))
+            native = native_type(self._run, name, field) if is_stored(reader) else None
+            self._readers[key] = FieldReader(reader, name, native)
         return self._readers[key]
 
     def unknown(self, name: str, field: str) -> Exception:
@@ -126,7 +128,9 @@ class FieldReader:
         """Return the reading of an event, None when it is missing from it."""
         try:
             found = self._reader(event)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
+        except (LclstreamError, NoSuchFieldError):
+            raise
+        except Exception as error:
             # Many detectors of psana2 do not look whether all of their segments are there.
             if self._lacks_segments(event):
                 return None
@@ -134,7 +138,8 @@ class FieldReader:
             raise
         value = as_value(found, self.what)
         if self._native is not None and isinstance(value, int | float):
-            return as_native(value, self._native)
+            number: Value = self._native.type(value)
+            return number
         return value
 
     def _lacks_segments(self, event: Any) -> bool:
@@ -163,11 +168,18 @@ class Psana2Readings:
             raise self._run.unknown(name, field) from None
 
 
+def is_stored(reader: Reader) -> bool:
+    """Return whether a reading is what is in the data, not something that is computed of it."""
+    made_by = getattr(reader.target, "__qualname__", "")
+    # psana2 makes functions of the names of fields; process variables are called themselves.
+    return not reader.field or "_add_fields" in made_by
+
+
 def native_type(run: Any, name: str, field: str) -> np.dtype[Any] | None:
     """Return the type of a number in the data; psana2 makes Python's own numbers of it.
 
     Returns:
-        None for what is no single number in the data, such as what a detector computes.
+        None for what is no single number in the data.
     """
     for config in getattr(run, "configs", None) or ():
         found = getattr(config, "software", None)
@@ -188,15 +200,3 @@ def _variable(run: Any, name: str) -> tuple[str | None, ...]:
     stores = getattr(getattr(run, "esm", None), "stores", {})
     key = stores["epics"].epics_inv_mapper.get(name, name) if "epics" in stores else name
     return "epics", None, "raw", key
-
-
-def as_native(value: float, dtype: np.dtype[Any]) -> Value:
-    """Return a number in its type in the data, unless it is another number."""
-    try:
-        native = dtype.type(value)
-    except (OverflowError, ValueError):
-        return value
-    # NaN is not equal to itself.
-    is_same = native == value or (np.isnan(native) and np.isnan(value))
-    found: Value = native if is_same else value
-    return found

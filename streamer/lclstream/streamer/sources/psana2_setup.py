@@ -224,7 +224,9 @@ def tolerate_missing_logbook(base: Any, *, ask: bool) -> None:
     """
     name = "_get_file_info_from_db"
     original = getattr(base, name, None)
-    if original is None or hasattr(original, "tolerant"):
+    # An earlier source may have been told otherwise.
+    original = getattr(original, "original", original)
+    if original is None:
         return
 
     def file_info(source: Any, run: int) -> Any:
@@ -238,7 +240,7 @@ def tolerate_missing_logbook(base: Any, *, ask: bool) -> None:
         logger.info("logbook_not_asked", extra={"run": run, "reason": reason})
         return {}
 
-    file_info.tolerant = True  # type: ignore[attr-defined]
+    file_info.original = original  # type: ignore[attr-defined]
     setattr(base, name, file_info)
 
 

@@ -49,7 +49,9 @@ class Reader:
         while place < len(parts) and hasattr(found, parts[place]):
             self.owner, found = found, getattr(found, parts[place])
             place += 1
-        self._found, self._rest = found, parts[place:]
+        self.target = found
+        """What the path leads to without an event."""
+        self._rest = parts[place:]
         if self._rest and not callable(found) and not _has_parts(found):
             raise NoSuchFieldError(self._rest[0])
 
@@ -60,7 +62,7 @@ class Reader:
             NoSuchFieldError: what a function returned has no such attribute.
             InvalidConfigError: the path ends in front of what can be sent.
         """
-        found = self._found
+        found = self.target
         for depth, part in enumerate(self._rest):
             if callable(found) and not hasattr(found, part):
                 found = self._called(found, depth, event)
