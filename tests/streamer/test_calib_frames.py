@@ -139,6 +139,21 @@ class TestJungfrau:
         planes = jungfrau.planes_of(Constants(arrays=arrays), (0, 1), JUNGFRAU_PANEL)
         assert np.argwhere(planes.factors == 0).tolist() == [[1, n, 5, 6] for n in range(3)]
 
+    def test_constants_of_a_single_panel_may_lack_its_axis(self, found: dict[str, Array]) -> None:
+        one = {name: array[:, 0] for name, array in found.items()}
+        # As a fraction it counts as nothing, and what is no number is bad.
+        one["pixel_status"] = one["pixel_status"].astype(np.float64)
+        one["pixel_status"][2, 0, 1:4] = 0.5, 0, np.nan
+        one["pixel_status"][:2, 0, 1:4] = 0
+        with_axis = {name: array[:, None] for name, array in one.items()}
+        planes, wanted = (
+            jungfrau.planes_of(Constants(arrays=each), (0,), JUNGFRAU_PANEL)
+            for each in (one, with_axis)
+        )
+        assert same_bits(planes.offsets, wanted.offsets)
+        assert same_bits(planes.factors, wanted.factors)
+        assert (planes.factors[0, 1, 0, 1:4] != 0).tolist() == [True, True, False]
+
     def test_constants_that_do_not_fit_are_refused(self, found: dict[str, Array]) -> None:
         gains = Constants(arrays={"pixel_gain": found["pixel_gain"]}, origin="here")
         with pytest.raises(InvalidConfigError, match=r"^here: no constants 'pedestals'; there are"):

@@ -16,7 +16,7 @@ The ranges of the gain are 3 for a Jungfrau and 7 for an epix10ka.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -73,8 +73,6 @@ class Constants:
     """Text of the geometry; empty when there is none."""
     origin: str = ""
     """Where they come from, for messages."""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Name -> what tells this version of it from others, such as its first run."""
 
     def get(self, name: str) -> Array | None:
         """Return an optional array of constants."""
@@ -148,7 +146,11 @@ class Constants:
             status = self.arrays.get(name)
             if status is None:
                 continue
-            good = (status.astype(np.uint64) == 0).astype(np.uint8)
+            whole = np.trunc(status) if status.dtype.kind == "f" else status
+            good = (whole == 0).astype(np.uint8)
+            if good.ndim == 3 and self.require("pedestals").ndim == 3:
+                # Constants of a single panel without an axis for it: the first is that of ranges.
+                good = good[:, None]
             if good.ndim == 4:
                 good = good[:MAX_RANGES_OF_STATUS].min(axis=0)
             good = self.fit(name, good, 0, segments, panel)

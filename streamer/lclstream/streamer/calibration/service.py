@@ -99,7 +99,6 @@ class ServiceStore:
             arrays=arrays,
             geometry=str(found.get(GEOMETRY, "")),
             origin=f"{self._address}, {short}, run {run}",
-            versions=versions,
         )
 
     def _short_name(self, client: httpx.Client, detector: Detector) -> str:
