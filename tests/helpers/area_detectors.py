@@ -118,20 +118,31 @@ def write_frames(
     events: Sequence[Mapping[Key, Mapping[str, Any]]],
     configuration: Mapping[Key, Mapping[str, Any]] | None = None,
     run: int = RUN,
+    late: int = 0,
 ) -> Path:
-    """Write a run of frames, one millisecond apart, and how the detector is configured."""
+    """Write a run of frames, one millisecond apart, and how the detector is configured.
+
+    Args:
+        path: the file to be.
+        detectors: what is in it.
+        events: the values of each detector.
+        configuration: the values of what is said once.
+        run: its number.
+        late: seconds by which it begins later than others.
+    """
+    start = later(START, late * 1_000_000_000)
     file = Xtc2Writer(
-        path, experiment=EXPERIMENT, run=run, start=START, detectors=detectors, continues=True
+        path, experiment=EXPERIMENT, run=run, start=start, detectors=detectors, continues=True
     )
     with file:
         parts = [part for names in file._names.values() for part in encode_names(names)]
         for key, values in (configuration or {}).items():
             parts += encode_shapes_data(file._names[key], values)
-        file.write(encode_dgram(Service.CONFIGURE, START, parts))
-        file.begin_run(later(START, 1000))
+        file.write(encode_dgram(Service.CONFIGURE, start, parts))
+        file.begin_run(later(start, 1000))
         for number, event in enumerate(events, 1):
-            file.event(later(START, 1_000_000 * number), event)
-        file.end_run(later(START, 1_000_000 * (len(events) + 1)))
+            file.event(later(start, 1_000_000 * number), event)
+        file.end_run(later(start, 1_000_000 * (len(events) + 1)))
     return path
 
 

@@ -113,6 +113,29 @@ def test_constants_of_a_service_are_of_the_run(tmp_path: Path) -> None:
     assert len([each for each in service.asked if "gridfs" in each]) == 2
 
 
+def test_another_detector_of_the_same_name_has_other_constants(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    paths = []
+    for count in (2, 1):
+        names = jungfraus(count)
+        # Both are run 5, and neither file is called after it.
+        path = tmp_path / f"{'ab'[count - 1]}.xtc2"
+        paths.append(
+            write_frames(path, names, frames(random, names, 1, JUNGFRAU_PANEL), late=2 - count)
+        )
+    np.savez(tmp_path / "c.npz", **constants(random, JUNGFRAU_RANGES, 2, JUNGFRAU_PANEL))
+    fields = {"calib": ("jungfrau", "raw.calib")}
+    settings = {"constants": str(tmp_path / "c.npz")}
+    shapes = []
+    for path in paths:
+        (found,) = values(parameters(path, settings, **fields))
+        shapes.append(found["calib"].shape)
+    joined = tmp_path / "joined.xtc2"
+    joined.write_bytes(b"".join(path.read_bytes() for path in paths))
+    both = [each["calib"].shape for each in values(parameters(joined, settings, **fields))]
+    assert both == shapes == [(2, *JUNGFRAU_PANEL), (1, *JUNGFRAU_PANEL)]
+
+
 def test_a_single_panel_has_the_shape_of_the_raw_pixels(tmp_path: Path) -> None:
     random = np.random.default_rng(4)
     names = epixes(1, is_by_pixel=False)

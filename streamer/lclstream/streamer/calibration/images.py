@@ -14,6 +14,9 @@ from lclstream.streamer.calibration.geometry import image_places, parse, pixel_c
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]
 
+MAX_PIXELS = 1 << 28
+"""No detector is larger; a geometry that says so has a mistake in a position."""
+
 
 class ImageAssembler:
     """Makes images of the frames of one detector."""
@@ -71,10 +74,6 @@ class ImageAssembler:
             beside = np.minimum(image[rows, columns - 1], image[rows, right])
             image[rows, columns] = np.minimum(around, beside)
         return image
-
-
-MAX_PIXELS = 1 << 28
-"""No detector is larger; a geometry that says so has a mistake in a position."""
 
 
 def _holes(full: npt.NDArray[np.bool_]) -> tuple[Places, Places]:

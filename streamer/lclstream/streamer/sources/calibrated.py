@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from lclstream.core.errors import DecodeError, InvalidConfigError
 from lclstream.streamer.calibration import jungfrau
@@ -22,6 +23,8 @@ from lclstream.streamer.events import Readings, Value
 from lclstream.streamer.sources.xtc2_layout import Detector as Announced
 from lclstream.streamer.sources.xtc2_layout import Layout
 from lclstream.streamer.sources.xtc2_readings import Situation, Xtc2Readings
+
+Floats = npt.NDArray[np.float32]
 
 RAW, CALIB, IMAGE = "raw.raw", "raw.calib", "raw.image"
 
@@ -68,13 +71,14 @@ class Calibration:
         """Return the readings of an event together with those that are derived."""
         return CalibratedReadings(self, situation, readings)
 
-    def read(
-        self, situation: Situation, readings: Xtc2Readings, name: str, field: str
-    ) -> Value | None:
-        """Return one reading, None when it is missing from the event."""
-        if not self._derives(situation, name, field):
-            return readings.read(name, field)
-        return self._calibrated(situation, name).read(readings, field)
+    def detector(self, situation: Situation, name: str, field: str) -> "_Calibrated | None":
+        """Return what derives a reading, None for what is in the data.
+
+        Raises:
+            InvalidConfigError: it is not in the data, and there are no constants for it.
+            UnavailableError: the calibration service does not answer.
+        """
+        return self._calibrated(situation, name) if self._derives(situation, name, field) else None
 
     def _derives(self, situation: Situation, name: str, field: str) -> bool:
         """Return whether a reading is to be derived; what is in the data goes first.
@@ -100,9 +104,11 @@ class Calibration:
         if run != self._run:
             # Other runs have other constants.
             self._run, self._detectors = run, {}
-        if name not in self._detectors:
-            self._detectors[name] = self._opened(situation.layout.detector(name), run)
-        return self._detectors[name]
+        found = self._detectors.get(name)
+        if found is None or not found.is_of(situation.layout):
+            found = self._opened(situation.layout.detector(name), run)
+            self._detectors[name] = found
+        return found
 
     def _opened(self, announced: Announced, run: Run) -> "_Calibrated":
         if self._store is None or self._config is None:
@@ -115,12 +121,14 @@ class Calibration:
 class CalibratedReadings:
     """The readings of one event, calibrated when they are asked for."""
 
-    __slots__ = ("_calibration", "_readings", "_situation")
+    __slots__ = ("_calibration", "_frames", "_readings", "_situation")
 
     def __init__(
         self, calibration: Calibration, situation: Situation, readings: Xtc2Readings
     ) -> None:
         self._calibration, self._situation, self._readings = calibration, situation, readings
+        # An image is made of a frame, which may be asked for as well.
+        self._frames: dict[str, Floats | None] = {}
 
     def read(self, name: str, field: str) -> Value | None:
         """Return one reading, None when it is missing from this event.
@@ -129,19 +137,35 @@ class CalibratedReadings:
             InvalidConfigError: there is no such reading, or no constants for it.
             DecodeError: the event is damaged.
         """
-        return self._calibration.read(self._situation, self._readings, name, field)
+        detector = self._calibration.detector(self._situation, name, field)
+        if detector is None:
+            return self._readings.read(name, field)
+        if name not in self._frames:
+            self._frames[name] = detector.frame(self._readings)
+        frame = self._frames[name]
+        return frame if frame is None or field == CALIB else detector.image(frame)
 
 
 class _Calibrated:
     """One detector in one run."""
 
     def __init__(self, announced: Announced, constants: Constants) -> None:
+        self._announced = announced
+        self._layout: Layout | None = None
         # The arrays are combined below, and may be large.
         self._geometry, self._origin = constants.geometry, constants.origin
         self._kind, self._segments = announced.kind, announced.segments
         self._names = [f"{announced.name}[{segment}]" for segment in announced.segments]
         self._frames = frames_of(announced.kind, announced.fields, constants, announced.segments)
         self._images: ImageAssembler | None = None
+
+    def is_of(self, layout: Layout) -> bool:
+        """Return whether the detector is still announced as it was."""
+        if layout is not self._layout:
+            if layout.detector(self._announced.name) != self._announced:
+                return False
+            self._layout = layout
+        return True
 
     def require(self, field: str) -> None:
         """Refuse what cannot be computed.
@@ -152,9 +176,12 @@ class _Calibrated:
         if field == IMAGE and self._images is None:
             self._images = self._assembler()
 
-    def read(self, readings: Xtc2Readings, field: str) -> Value | None:
-        """Return a frame or an image, None when a segment is missing from the event."""
-        self.require(field)
+    def frame(self, readings: Xtc2Readings) -> Floats | None:
+        """Return the calibrated pixels, None when a segment is missing from the event.
+
+        Raises:
+            DecodeError: the raw pixels are no panels of this kind of detector.
+        """
         raw = [readings.read(name, RAW) for name in self._names]
         panels = [self._panel(each) for each in raw if isinstance(each, np.ndarray)]
         if len(panels) < len(raw):
@@ -162,13 +189,19 @@ class _Calibrated:
         frame = self._frames(
             panels, lambda name: [readings.read(each, f"config.{name}") for each in self._names]
         )
-        if frame is None:
-            return None
-        if self._images is not None and field == IMAGE:
-            return self._images(frame)
         # Of one segment the raw pixels come as they are in the file, of several stacked.
         is_flat = len(raw) == 1 and raw[0] is panels[0]
-        return frame[0] if is_flat else frame
+        return frame[0] if is_flat and frame is not None else frame
+
+    def image(self, frame: Floats) -> Floats:
+        """Return the panels of a frame as one image.
+
+        Raises:
+            InvalidConfigError: the geometry is missing or wrong.
+        """
+        if self._images is None:
+            self._images = self._assembler()
+        return self._images(frame)
 
     def _panel(self, raw: Array) -> Array:
         """Return the pixels of a segment as rows and columns.
