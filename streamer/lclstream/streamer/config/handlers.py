@@ -39,6 +39,16 @@ class BinaryFileWritingDataHandlerConfig(HandlerModel):
             raise ValueError("overwrite begins anew, resume continues: choose")
         return self
 
+    def advice(self, parameters: "Parameters") -> Iterator[str]:
+        """Yield that programs would take the files for something else."""
+        suffixes = parameters.data_serializer.file_suffixes
+        if suffixes and self.file_suffix not in suffixes:
+            kind = getattr(parameters.data_serializer, "type", "")
+            yield (
+                f"file_suffix is {self.file_suffix!r}, and files of {kind} are known by"
+                f" {' or '.join(map(repr, suffixes))}"
+            )
+
 
 class BinaryDataStreamingDataHandlerConfig(HandlerModel):
     """Push each message into a socket."""

@@ -22,6 +22,7 @@ class NumpyBinarySerializerConfig(SerializerModel):
     """Each message is a NumPy archive (`.npz`) of a batch; axis 0 of every array = events."""
 
     implementation: ClassVar = "lclstream.streamer.serializers.npz:NumpyBinarySerializer"
+    file_suffixes: ClassVar = ("npz",)
     type: Literal["NumpyBinarySerializer"] = "NumpyBinarySerializer"
     use_compression: bool = True
     """Whether the arrays are compressed (deflate: small, but slow)."""
@@ -69,6 +70,7 @@ class ArrowSerializerConfig(SerializerModel):
     """Each message is an Arrow IPC stream of one record batch; a row = an event."""
 
     implementation: ClassVar = "lclstream.streamer.serializers.arrow:ArrowSerializer"
+    file_suffixes: ClassVar = ("arrow", "arrows")
     type: Literal["ArrowSerializer"] = "ArrowSerializer"
     compression: Literal["lz4", "zstd"] | None = None
     """Codec of the record batch's buffers; null stores the data as they are."""
@@ -85,6 +87,7 @@ class CrystfelMsgpackSerializerConfig(SerializerModel):
     """Each message is one event in MessagePack, as CrystFEL reads it (`--data-format=msgpack`)."""
 
     implementation: ClassVar = "lclstream.streamer.serializers.crystfel:CrystfelMsgpackSerializer"
+    file_suffixes: ClassVar = ("msgpack", "msg")
     type: Literal["CrystfelMsgpackSerializer"] = "CrystfelMsgpackSerializer"
     event_wise: ClassVar = True
     fields: dict[str, str] = Field(default_factory=dict)

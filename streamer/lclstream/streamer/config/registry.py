@@ -189,6 +189,8 @@ class SerializerModel(Choice):
 
     event_wise: ClassVar[bool] = False
     """Whether each message holds one event, whatever the batch size."""
+    file_suffixes: ClassVar[tuple[str, ...]] = ()
+    """How names of files end that hold such a message, without the dot; none: no matter."""
 
     section: ClassVar = Section(
         "data_serializer",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from lclstream.core.models import near
-from lclstream.streamer.config.registry import DataSourceModel, Finding, SerializerModel
+from lclstream.streamer.config.registry import Finding, SerializerModel
+from lclstream.streamer.config.summary import expected_values
 
 if TYPE_CHECKING:
     from lclstream.streamer.config import Parameters
@@ -36,6 +37,7 @@ class HDF5BinarySerializerConfig(SerializerModel):
     """Each message is one complete HDF5 file of a batch; axis 0 of every dataset = events."""
 
     implementation: ClassVar = "lclstream.streamer.serializers.hdf5:HDF5BinarySerializer"
+    file_suffixes: ClassVar = ("h5", "hdf5", "cxi", "nxs")
     type: Literal["HDF5BinarySerializer"] = "HDF5BinarySerializer"
     compression: Compression | None = None
     """Filter of every dataset; null stores the data as they are. The best of those that lose
@@ -102,10 +104,10 @@ class HDF5BinarySerializerConfig(SerializerModel):
             yield ("compression_level",), text, level
         if self.compression != "zfp":
             return
-        for name, source in parameters.data_sources.items():
-            dtype = _dtype(source)
-            if dtype in NOT_FOR_ZFP:
-                text = f"zfp cannot compress {dtype}, which {name!r} is; choose another"
+        paths = self.paths(parameters)
+        for name, value in expected_values(parameters).items():
+            if value.dtype in NOT_FOR_ZFP and name in paths:
+                text = f"zfp cannot compress {value.dtype}, which {name!r} is; choose another"
                 yield ("compression",), f"{text} compression or dtype", self.compression
 
 
@@ -128,10 +130,3 @@ def faults_of_paths(paths: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         taken.setdefault(clean, name)
         for group in groups:
             above.setdefault(group, name)
-
-
-def _dtype(source: DataSourceModel) -> str | None:
-    """Return the dtype that a data source is known to give."""
-    if source.type in ("SourceIdentifier", "Psana2RunInfo"):
-        return "str"
-    return getattr(source, "array_dtype", None) or getattr(source, "dtype", None)
