@@ -2,8 +2,9 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,9 @@ class Beam:
 
 
 @pytest.fixture
-def psana(monkeypatch: pytest.MonkeyPatch) -> Any:
+def psana(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.delitem(sys.modules, "psana", raising=False)
-    module: ModuleType = importlib.import_module("psana")
-    monkeypatch.setitem(sys.modules, "psana", module)
-    stand_in: Any = module
+    stand_in: Any = importlib.import_module("psana")
     stand_in.EVENTS[:] = [
         stand_in.Event(
             SECONDS + number, 5_000_000 + number, run=430 + number // 5,
@@ -67,7 +65,8 @@ def psana(monkeypatch: pytest.MonkeyPatch) -> Any:
         "SIOC:SYS0:ML00:AO192": lambda evt: evt.values["energy"] / 1000,
         "evt:counts": stand_in.Function(lambda *none: len(none)),
     }
-    return stand_in
+    yield stand_in
+    del sys.modules["psana"]
 
 
 def open_source(identifier: str, rank: int = 0, size: int = 1, **config: Any) -> Any:
