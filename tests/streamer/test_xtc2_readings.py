@@ -227,10 +227,25 @@ def test_segments_of_different_shapes_can_be_read_one_by_one(tmp_path: Path) -> 
         traces = {each.key: {"trace": np.zeros(each.segment + 3, np.uint16)} for each in segments}
         file.event(later(START, 20), traces)
     (event,) = read(path)
-    with pytest.raises(DecodeError, match=r"differ in the shape .*; hsd\[0\] would be one of them"):
+    with pytest.raises(DecodeError, match=r"differ in 'raw.trace': .*; hsd\[0\] would be one"):
         event.read("hsd", "raw.trace")
     traces_alone: list[Any] = [event.read(f"hsd[{number}]", "raw.trace") for number in range(2)]
     assert [each.shape for each in traces_alone] == [(3,), (4,)]
+
+
+def test_segments_of_different_types_are_not_converted(tmp_path: Path) -> None:
+    segments = [
+        Names(detector="hsd", algorithm="raw", segment=number, fields=(field("sum", kind),))
+        for number, kind in enumerate([FieldType.I4, FieldType.F4])
+    ]
+    path = stream_path(tmp_path)
+    with writer(path, *segments) as file:
+        file.event(later(START, 20), {each.key: {"sum": 1} for each in segments})
+    (event,) = read(path)
+    with pytest.raises(
+        DecodeError, match=r"differ in 'raw.sum': <f4 \(\), <i4 \(\); hsd\[0\] would"
+    ):
+        event.read("hsd", "raw.sum")
 
 
 def test_a_configuration_may_be_said_in_parts_and_anew(tmp_path: Path) -> None:

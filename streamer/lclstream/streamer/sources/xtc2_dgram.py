@@ -160,14 +160,14 @@ class ShapesData:
     def enumerations(self) -> dict[str, dict[str, int]]:
         """Return the labels and numbers of each enumeration type that is described here."""
         found: dict[str, dict[str, int]] = {}
-        for each in self.names.fields:
+        for place, each in enumerate(self.names.fields):
             if each.type is FieldType.ENUMDICT and each.rank == 0:
                 label, _, kind = each.name.rpartition(":")
-                found.setdefault(kind, {})[label] = int(self.value(each.name))
+                found.setdefault(kind, {})[label] = int(self.at(place))
         return found
 
     def label(self, place: int) -> str | None:
-        """Return the label of an enumeration's value, None when that value has none."""
+        """Return the label of an enumeration's value, a scalar; None when that value has none."""
         kind = self.names.fields[place].name.partition(":")[2]
         number = int(self.at(place))
         labels = self.enumerations().get(kind, {})

@@ -29,7 +29,7 @@ ALWAYS_CHECKED = 64
 _OVER = -1
 _L1ACCEPT = int(Service.L1ACCEPT)
 _OFFSET_AND_SIZE = Struct("<QQ").unpack_from
-_FIELDS = ["intOffset", "intDgramSize"]
+_FIELDS = [("intOffset", FieldType.U8, 0), ("intDgramSize", FieldType.U8, 0)]
 _STAMP_AND_ENV = 12
 
 
@@ -159,11 +159,10 @@ class _Shortcut:
             offset, size = _OFFSET_AND_SIZE(buffer, first + self._values)
             return offset, size
         for each in dgram.contributions():
-            fields = each.names.fields
-            if [field.name for field in fields[:2]] == _FIELDS:
+            fields = [(field.name, field.type, field.rank) for field in each.names.fields[:2]]
+            if fields == _FIELDS:
                 offset, size = (int(each.at(place)) for place in (0, 1))
-                if all(field.type is FieldType.U8 and field.rank == 0 for field in fields[:2]):
-                    self._headers = bytes(buffer[first : each.data_at])
-                    self._values = each.data_at - first
+                self._headers = bytes(buffer[first : each.data_at])
+                self._values = each.data_at - first
                 return offset, size
         raise dgram.window.bad(dgram.offset, "an event without its place")

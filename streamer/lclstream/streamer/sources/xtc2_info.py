@@ -92,7 +92,8 @@ def _aliases(configure: Dgram) -> dict[str, str]:
     """Return key -> process variable, where they differ."""
     found = (each for each in configure.contributions() if each.names.detector == "epicsinfo")
     pairs = (pair for each in found for pair in each.values().items())
-    return {key: str(name) for key, name in pairs if key not in ("keys", name)}
+    texts = {key: name for key, name in pairs if isinstance(name, str)}
+    return {key: name for key, name in texts.items() if key not in ("keys", name)}
 
 
 def _describe_names(names: Names) -> str:

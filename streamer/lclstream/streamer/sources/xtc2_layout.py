@@ -60,9 +60,10 @@ class Part(NamedTuple):
         return self.key[1]
 
     @property
-    def type(self) -> FieldType:
-        """How the values are stored."""
-        return self.names.fields[self.place].type
+    def is_enumeration(self) -> bool:
+        """Whether the value is a number that may have a label."""
+        field = self.names.fields[self.place]
+        return field.type is FieldType.ENUMVAL and field.rank == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class Layout:
         parts, is_label = self._parts(owner, path), False
         if not parts and path.endswith(LABEL):
             parts, is_label = self._parts(owner, path.removesuffix(LABEL)), True
-            parts = [each for each in parts if each.type is FieldType.ENUMVAL]
+            parts = [each for each in parts if each.is_enumeration]
         if not parts:
             raise unknown_reading(name, field, self._known())
         segments = dict.fromkeys(part.segment for part in parts)

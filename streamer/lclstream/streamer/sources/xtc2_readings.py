@@ -172,12 +172,15 @@ def _value(plan: Plan, found: Sequence[_Found | None], reading: Reading) -> Valu
 
 def _stacked(values: list[Value], plan: Plan) -> Value:
     """Join segments along a new first axis, or along that of panels where they have one."""
-    shapes = {np.shape(value) for value in values}
-    if len(shapes) > 1:
+    arrays = [np.asarray(value) for value in values]
+    # Texts may have different lengths.
+    forms = {(each.shape, "" if each.dtype.kind == "U" else each.dtype.str) for each in arrays}
+    if len(forms) > 1:
+        found = ", ".join(sorted(f"{kind or 'text'} {shape}" for shape, kind in forms))
         raise DecodeError(
-            f"segments of {plan.name!r} differ in the shape of {plan.field!r}: {sorted(shapes)}; "
+            f"segments of {plan.name!r} differ in {plan.field!r}: {found}; "
             f"{plan.name}[{plan.segments[0]}] would be one of them alone"
         )
-    stacked = np.stack(values)
-    has_panels = np.ndim(values[0]) >= IMAGE_RANK
+    stacked = np.stack(arrays)
+    has_panels = arrays[0].ndim >= IMAGE_RANK
     return stacked.reshape(-1, *stacked.shape[-2:]) if has_panels else stacked

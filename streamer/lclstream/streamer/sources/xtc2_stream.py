@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from lclstream.core.errors import DecodeError, LclstreamError, NotFoundError
 from lclstream.streamer.sources.xtc2_dgram import Dgram, ShapesData
 from lclstream.streamer.sources.xtc2_file import Access, Head, Xtc2File
@@ -246,8 +248,9 @@ class Stream:
         if self._file is None or not contribution.names.index.keys() >= _CHUNK_FIELDS:
             return None
         name = file_name(self._file.path)
-        if name is not None and int(contribution.value("chunkid")) <= name.chunk:
+        chunk, told = contribution.value("chunkid"), contribution.value("filename")
+        is_sound = isinstance(chunk, np.integer) and isinstance(told, str)
+        if not is_sound or (name is not None and int(chunk) <= name.chunk):
             return None
         # A path that a file tells is no reason to go anywhere else.
-        told = Path(str(contribution.value("filename"))).name
-        return str(name.next_chunk) if name else told or None
+        return str(name.next_chunk) if name else Path(told).name or None
