@@ -27,6 +27,7 @@ PARTS = {
     "codecs": "hdf5_codecs",
     "memory": "hdf5_memory",
     "steps": "steps",
+    "execution": "execution",
 }
 WINDOW_S, QUICK_WINDOW_S = 0.4, 0.05
 REPETITIONS, QUICK_REPETITIONS = 7, 2

@@ -16,8 +16,8 @@ from tests.streamer.conftest import Start, wait_until
 from tests.streamer.test_execution import Collector, Stand, event, running
 from tests.streamer.test_run import EXIT_S, last_line, writing
 
+from lclstream.core import quiet
 from lclstream.core.errors import InvalidConfigError
-from lclstream.streamer.execution import quiet
 from lclstream.streamer.metrics import MetricsServer, ProgressLines, prometheus, statistics
 from lclstream.streamer.pacing import paced
 from lclstream.streamer.progress import Progress

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from lclstream.core import quiet
 from lclstream.core.documents import read_document as read_document
 from lclstream.core.errors import InvalidConfigError
 from lclstream.core.logging import names_a_secret
@@ -30,7 +31,9 @@ Model = TypeVar("Model", bound=BaseModel)
 class StrictModel(BaseModel):
     """Refuses unknown fields, never changes, documents itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=quiet.wants_field_docs()
+    )
 
 
 def parse(model: type[Model], data: Any, where: str = "input") -> Model:

@@ -102,7 +102,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Stream as one rank."""
-    from lclstream.streamer.execution import quiet
+    from lclstream.core import quiet
 
     quiet.begin()
     from lclstream.core.logging import configure

@@ -19,6 +19,9 @@ from lclstream.streamer.config.registry import implementation_of
 from lclstream.streamer.events import Event, Value
 from lclstream.streamer.values import Array, Ragged, Reading, Values
 
+NUMBERS = frozenset("biufc")
+"""The kinds of dtypes of numbers."""
+
 Reader = Callable[[Event], Value | None]
 
 
@@ -93,7 +96,10 @@ class Extractor:
         try:
             for label, source, read in self._readers:
                 value = read(event)
-                if value is None:
+                if type(value) is np.ndarray and value.dtype.kind in NUMBERS:
+                    # As nearly all are.
+                    values[label] = value
+                elif value is None:
                     values[label] = None
                     missing.append(source)
                 else:
@@ -160,9 +166,11 @@ def as_array(value: Value, name: str) -> Array:
         InvalidConfigError: it is not made of numbers or text.
     """
     array = np.asarray(value)
+    if array.dtype.kind in NUMBERS:
+        return array
     if array.dtype.kind == "U":
         array = np.char.encode(array, "utf-8")
-    if array.dtype.kind not in "biufcS":
+    if array.dtype.kind != "S":
         raise InvalidConfigError(
             f"data source {name!r} gives {type(value).__name__} values, which cannot be sent"
         )
@@ -184,13 +192,13 @@ def _reader(value: NamedValue, parameters: Parameters) -> Reader:
         case configs.GenericRandomNumpyArrayConfig():
             return _random(source, value.label)
         case configs.FloatValueConfig():
-            return _constant(np.float64(source.value))
+            return _constant(np.array(source.value, dtype=np.float64))
         case configs.IntValueConfig():
-            return _constant(np.int64(source.value))
+            return _constant(np.array(source.value, dtype=np.int64))
         case configs.ConstValueConfig():
             return _constant(np.array(source.value, dtype=source.dtype))
         case configs.SourceIdentifierConfig():
-            return _constant(parameters.source_identifier)
+            return _constant(as_array(parameters.source_identifier, value.label))
         case configs.Psana1TimestampConfig() | configs.Psana2TimestampConfig():
             exact = source.dtype == "uint64"
             return lambda event: (np.uint64 if exact else np.float64)(event.timestamp)
@@ -207,7 +215,7 @@ def _reader(value: NamedValue, parameters: Parameters) -> Reader:
     )
 
 
-def _constant(value: Value) -> Reader:
+def _constant(value: Array) -> Reader:
     return lambda event: value
 
 

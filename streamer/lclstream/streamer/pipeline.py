@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing, suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from lclstream.core import quiet
 from lclstream.streamer.batching import Batcher
 from lclstream.streamer.checkpoint import Checkpoint
 from lclstream.streamer.config import Parameters
@@ -13,13 +14,13 @@ from lclstream.streamer.config.canonical import configuration_hash
 from lclstream.streamer.config.event_sources import PacedSource
 from lclstream.streamer.data_sources import Extractor
 from lclstream.streamer.events import Event, EventSource, open_event_source
-from lclstream.streamer.execution import quiet
 from lclstream.streamer.execution.figures import StageFigures
 from lclstream.streamer.execution.framing import Framing
 from lclstream.streamer.execution.options import RunOptions
 from lclstream.streamer.execution.pool import BatchPool, SendingEndedError
 from lclstream.streamer.execution.processing import (
     InlineProcessing,
+    NoProcessing,
     ParallelProcessing,
     Processing,
     Sink,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from lclstream.streamer.event_set import EventSet
 
 # The time of every single event would cost too much of it.
-EVENTS_A_LAP = 16
+EVENTS_A_LAP = 32
 NO_OPTIONS = RunOptions()
 
 Extracted = tuple[Event, Values]
@@ -144,16 +145,17 @@ class Pipeline:
         has_steps = bool(self._parameters.processing_pipeline.all_steps())
         if has_steps and (stays or len(steps) > 1):
             return ParallelProcessing(steps, sink, copies=not stays)
-        return InlineProcessing(steps[0], sink)
+        return InlineProcessing(steps[0], sink) if has_steps else NoProcessing(sink)
 
     # Events.
 
     def _extracted(self, source: EventSource, extractor: Extractor) -> Iterator[Extracted]:
         """Yield the events that are complete enough, with their values."""
-        progress, extract = self._progress, extractor.extract
-        wanted = self._wanted(islice(source, self._options.limit or None))
-        ranks, waited = self._place.size, lambda seconds: self._waited(seconds)
-        for event in paced(wanted, self._rate_hz, self._stop, ranks, waited):
+        progress, extract, stop = self._progress, extractor.extract, self._stop
+        for event in self._due(self._wanted(source)):
+            # Asked for each event: what is behind the property is not.
+            if stop.reason:
+                return
             values = extract(event)
             progress.read += 1
             if values is None:
@@ -161,9 +163,17 @@ class Pipeline:
             else:
                 yield event, values
 
-    def _wanted(self, events: Iterable[Event]) -> Iterator[Event]:
+    def _due(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Yield the events no faster than configured."""
+        config = self._parameters.event_source
+        if not (isinstance(config, PacedSource) and config.rate_hz):
+            return events
+        ranks, waited = self._place.size, lambda seconds: self._waited(seconds)
+        return paced(events, config.rate_hz, self._stop, ranks, waited)
+
+    def _wanted(self, source: Iterable[Event]) -> Iterator[Event]:
         """Yield the events that no earlier run has delivered."""
-        for event in events:
+        for event in islice(source, self._options.limit or None):
             if self._leaves_out and self._is_delivered(event.index):
                 self._progress.left_out += 1
             else:
@@ -175,11 +185,6 @@ class Pipeline:
         self._progress.read -= len(first) - len(wanted)
         self._progress.left_out += len(first) - len(wanted)
         return wanted
-
-    @property
-    def _rate_hz(self) -> float:
-        config = self._parameters.event_source
-        return config.rate_hz if isinstance(config, PacedSource) else 0.0
 
     # What earlier runs have delivered.
 
@@ -242,21 +247,21 @@ def drive(
         SendingEndedError: nothing is sent any more.
         LclstreamError: the source or a step failed; what was read before is on its way.
     """
-    pool = figures.pool
+    pool, add = figures.pool, processing.add
     figures.reading.begin()
     try:
         for number, (event, values) in enumerate(events):
-            processing.add(event, values)
+            add(event, values)
             if pool.has_ended:
                 break
             if not number % EVENTS_A_LAP:
                 figures.read()
-        figures.read()
     finally:
         try:
             processing.finish()
         finally:
             outlet.finish()
+            figures.finish()
 
 
 def wanted_values(parameters: Parameters, labels: tuple[str, ...]) -> list[str]:

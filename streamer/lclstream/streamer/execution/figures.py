@@ -33,6 +33,11 @@ class StageFigures:
         self.reading.lap(waited_s - self._waited_s)
         self._waited_s = waited_s
 
+    def finish(self) -> None:
+        """Count the last work of reading."""
+        self.read()
+        self.reading.sample()
+
     def waited(self, seconds: float) -> None:
         """Add to the time for which reading has waited."""
         self.paced_s += seconds

@@ -123,6 +123,7 @@ class Lane:
             # Its memory is not to be kept until the next one comes.
             del parcel
         self._close()
+        self.stage.sample()
         self._closed()
 
     def _send(self, parcel: Parcel) -> bool:

@@ -58,15 +58,13 @@ class Processing(Protocol):
         ...
 
 
-class InlineProcessing:
-    """Applies the steps at once, in the thread that reads."""
+class NoProcessing:
+    """Has no steps to apply."""
 
-    def __init__(self, steps: Steps, sink: Sink) -> None:
-        self._apply, self._sink = steps.apply, sink
-
-    def add(self, event: Event, values: Values) -> None:
-        """Process one event."""
-        self._sink(event, self._apply(event, values))
+    def __init__(self, add: Callable[[Event, Values], None]) -> None:
+        # One call less for each event.
+        self.add = add
+        """Give an event to the sink."""
 
     def finish(self) -> None:
         """Do nothing: nothing is under way."""
@@ -85,6 +83,18 @@ class InlineProcessing:
     def stages(self) -> Sequence[Stage]:
         """Of the steps: none, they are part of reading."""
         return ()
+
+
+class InlineProcessing(NoProcessing):
+    """Applies the steps at once, in the thread that reads."""
+
+    def __init__(self, steps: Steps, sink: Sink) -> None:
+        apply = steps.apply
+
+        def add(event: Event, values: Values) -> None:
+            sink(event, apply(event, values))
+
+        super().__init__(add)
 
 
 class ParallelProcessing:
@@ -174,6 +184,7 @@ class ParallelProcessing:
                 task.apply(steps)
             stage.pause()
             self._store(tasks)
+        stage.sample()
 
     def _taken(self) -> "list[_Task]":
         """Return the next events, none when there will be no more."""

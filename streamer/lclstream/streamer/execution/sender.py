@@ -177,6 +177,7 @@ class Sender:
         except BaseException as error:
             self._error = error
         finally:
+            self.stage.sample()
             self._pool.end()
             is_complete = self._is_complete and self._error is None
             for lane in self.lanes:

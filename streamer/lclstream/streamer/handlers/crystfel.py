@@ -8,7 +8,7 @@ import zmq
 
 from lclstream.core.errors import DeliveryError, InvalidConfigError, UnavailableError
 from lclstream.streamer.config import CrystfelRequestDataHandlerConfig
-from lclstream.streamer.handlers.zeromq import open_url
+from lclstream.streamer.handlers.zeromq import OnePiece, open_url
 from lclstream.streamer.message import Message
 from lclstream.streamer.rank import Place
 
@@ -43,6 +43,7 @@ class CrystfelRequestDataHandler:
         self._config = config
         self._request = config.request.encode()
         self._answered = 0
+        self._room = OnePiece()
         self._closed = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -72,7 +73,7 @@ class CrystfelRequestDataHandler:
             raise DeliveryError(f"CrystFEL takes one event each, not {message.events} together", 1)
         if message.nbytes <= IGNORED_BYTES:
             raise DeliveryError(f"CrystFEL ignores messages of {message.nbytes} bytes", 1)
-        frame = message.joined()
+        frame = self._room.joined(message)
         deadline = time.monotonic() + self._config.send_timeout_s
         tracker = None
         while tracker is None:

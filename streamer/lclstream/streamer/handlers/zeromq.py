@@ -3,6 +3,7 @@
 import errno
 import logging
 
+import numpy as np
 import zmq
 
 from lclstream.core.errors import DeliveryError, InvalidConfigError, UnavailableError
@@ -24,7 +25,8 @@ class ZmqPushHandler:
     the receiver's machine then does with it cannot be known with ZeroMQ.
 
     Receivers expect one frame. A message that lies in one piece is sent from where it lies;
-    the pieces of another one are copied together, for the library would make a frame of each.
+    the pieces of another one are copied together first, for the library would make a frame of
+    each: into the same memory every time, which is as large as the largest of them.
 
     Resource handling: owns a context with its I/O thread, and a monitor.
     """
@@ -38,6 +40,7 @@ class ZmqPushHandler:
         self._config = config
         self._listens = config.role == "server"
         self._names = ", ".join(urls)
+        self._room = OnePiece()
         self._connected = False
         self._closed = False
         self._context = zmq.Context()
@@ -69,7 +72,7 @@ class ZmqPushHandler:
             UnavailableError: nobody took it in time.
             DeliveryError: the receiver went away.
         """
-        self._send(message.joined())
+        self._send(self._room.joined(message))
 
     def _send(self, frame: memoryview) -> None:
         self._check_connection()
@@ -126,6 +129,28 @@ class ZmqPushHandler:
         self._monitor.close(linger=0)
         self._socket.close(linger=int(linger_s * 1000))
         self._context.term()
+
+
+class OnePiece:
+    """Memory in which the pieces of a message come together."""
+
+    def __init__(self) -> None:
+        self._room = bytearray()
+
+    def joined(self, message: Message) -> memoryview:
+        """Return a message in one piece; a copy of it is valid until the next call."""
+        if len(message.parts) == 1:
+            return message.parts[0]
+        size_bytes = message.nbytes
+        if len(self._room) < size_bytes:
+            self._room = bytearray(size_bytes)
+        whole = memoryview(self._room)[:size_bytes]
+        end = 0
+        for part in message.parts:
+            begin, end = end, end + part.nbytes
+            # Large ones without holding up other threads.
+            np.copyto(np.frombuffer(whole[begin:end], np.uint8), np.frombuffer(part, np.uint8))
+        return whole
 
 
 def open_url(opened: "zmq.Socket[bytes]", url: str, *, listens: bool) -> str:

@@ -1,6 +1,7 @@
 """Numbered events without readings: tests, and the throughput of everything behind."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import InternalEventSourceConfig, Parameters
@@ -21,6 +22,8 @@ class NoReadings:
 
 class InternalEventSource:
     """Counts events, this rank's share of them; an event's time stamp is its index."""
+
+    arrays_stay: ClassVar[bool] = True
 
     def __init__(self, parameters: Parameters, rank: int, size: int) -> None:
         config = parameters.event_source

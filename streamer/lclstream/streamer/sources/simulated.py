@@ -1,6 +1,7 @@
 """A simulated experiment whose events anybody can make again, bit for bit."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from lclstream.core.errors import InvalidConfigError
 from lclstream.streamer.config import Parameters, SimulatedDetectorEventSourceConfig
@@ -63,6 +64,8 @@ def expected_event(
 
 class SimulatedDetectorEventSource:
     """Gives this rank's share of the simulated events."""
+
+    arrays_stay: ClassVar[bool] = True
 
     def __init__(self, parameters: Parameters, rank: int, size: int) -> None:
         config = parameters.event_source
