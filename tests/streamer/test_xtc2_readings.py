@@ -242,9 +242,7 @@ def test_segments_of_different_types_are_not_converted(tmp_path: Path) -> None:
     with writer(path, *segments) as file:
         file.event(later(START, 20), {each.key: {"sum": 1} for each in segments})
     (event,) = read(path)
-    with pytest.raises(
-        DecodeError, match=r"differ in .*: <f4 \(\), <i4 \(\); hsd"
-    ):
+    with pytest.raises(DecodeError, match=r"differ in .*: <f4 \(\), <i4 \(\); hsd"):
         event.read("hsd", "raw.sum")
 
 

@@ -79,8 +79,8 @@ def _is_default(model: BaseModel, name: str) -> bool:
         return False
     default = info.get_default(call_default_factory=True)
     value = getattr(model, name)
-    # 1 and true are equal, and yet not the same to a reader.
-    return type(value) is type(default) and bool(value == default)
+    # 1 and true are equal, 0.0 and -0.0 too, and yet not the same to a reader.
+    return bool(value == default) and repr(value) == repr(default)
 
 
 def _of_value(value: Any, dumped: Any, *, minimal: bool) -> Any:
