@@ -10,10 +10,11 @@ class MyEventSource:
     def close(self) -> None: ...
 ```
 
-It may have three things more. `interrupt_by(stop)`, if it waits for what is still to come, is
+It may have four things more. `interrupt_by(stop)`, if it waits for what is still to come, is
 called before it is iterated and gives it a `lclstream.streamer.stopping.StopRequest` to wait with.
 `counts` is a mapping of what it found wrong to how often. `arrays_stay = True` says that what was
-read from an event is valid as long as somebody holds it.
+read from an event is valid as long as somebody holds it. `first_rank` is the lowest rank that gets
+events, where that is not 0: it sends what goes before and behind the messages of all ranks.
 
 It yields the events whose `index % size == rank`, unless the facility's own library hands
 them out otherwise. Its configuration is a model of

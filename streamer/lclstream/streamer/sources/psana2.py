@@ -130,6 +130,13 @@ class Psana2EventSource:
             self._fail_together()
             raise
 
+    @property
+    def first_rank(self) -> int:
+        """The lowest rank that gets events: those before it serve the others."""
+        if not self._is_distributed:
+            return 0
+        return 1 + int(os.environ.get("PS_EB_NODES") or _SERVING["PS_EB_NODES"])
+
     def interrupt_by(self, stop: Stop) -> None:
         """Let a wish to end cut short every wait for what comes into shared memory."""
         if self._shared_memory is not None:
