@@ -44,7 +44,7 @@ written is said in a notice. Unlike some versions:
 - several fields of a detector are stacked; `separate_fields: true` sends each by itself, as
   `<name>.<field>`.
 
-Of 200 000 files and documents that were made wrong at random, each was read or refused in
+Of 60 000 files and documents that were made wrong at random, each was read or refused in
 lines that a person can read, in bounded time and memory (`LCLSTREAM_SOAK=1`,
 `tests/streamer/test_config_fuzz.py`).
 

@@ -28,6 +28,7 @@ PARTS = {
     "memory": "hdf5_memory",
     "steps": "steps",
     "execution": "execution",
+    "sources": "sources",
 }
 WINDOW_S, QUICK_WINDOW_S = 0.4, 0.05
 REPETITIONS, QUICK_REPETITIONS = 7, 2
