@@ -14,7 +14,7 @@ from typing import Any
 
 os.environ["PS_PARALLEL"] = "none"
 
-import psana  # noqa: E402, TID253
+import psana  # noqa: TID253
 
 
 def main(path: str, reading: str, repetitions: int) -> list[float]:
