@@ -18,7 +18,7 @@ from lclstream.streamer.execution.figures import StageFigures
 from lclstream.streamer.execution.framing import Framing
 from lclstream.streamer.execution.pool import LEAST_BATCHES, BatchPool, SendingEndedError
 from lclstream.streamer.execution.processing import InlineProcessing, ParallelProcessing
-from lclstream.streamer.execution.sender import Sender
+from lclstream.streamer.execution.sender import Sender, StuckError
 from lclstream.streamer.execution.stages import Stage
 from lclstream.streamer.message import Message
 from lclstream.streamer.pipeline import Outlet, drive
@@ -72,7 +72,7 @@ class Collector:
     def __init__(
         self, *, goes: bool = True, fails_at: int = -1, error: Exception | None = None
     ) -> None:
-        self.goes = threading.Event()
+        self.goes, self.called = threading.Event(), threading.Event()
         if goes:
             self.goes.set()
         self.events: list[int] = []
@@ -83,6 +83,7 @@ class Collector:
         self._fails_at, self._error = fails_at, error
 
     def send(self, message: Message) -> None:
+        self.called.set()
         assert self.goes.wait(WAIT_S)
         if self.messages == self._fails_at:
             assert self._error is not None
@@ -284,6 +285,46 @@ def test_stop_throws_away_what_waits() -> None:
         stuck.goes.set()
     assert stuck.ended == "aborted"
     assert len(stuck.events) <= 2 * LEAST_BATCHES
+
+
+class EventWise(RawSerializer):
+    """Makes a message of each event."""
+
+    def messages(self, batch: Batch) -> Iterable[Message]:
+        for row in range(batch.count):
+            frames = batch.arrays["frame"][row : row + 1]
+            yield Message((batch.index[row : row + 1].data, frames.data), 1)
+
+
+def test_messages_of_single_events_are_counted_one_by_one() -> None:
+    stand = Stand(Collector(fails_at=7, error=UnavailableError("away")), batch_size=20)
+    stand.serializer.__class__ = EventWise
+    with pytest.raises(DeliveryError, match=r"^13 messages not delivered: away$"), stand:
+        stand.run(20)
+    assert stand.progress.sent.messages == 7
+
+
+def test_a_full_queue_holds_up_the_serializer_until_everything_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lclstream.streamer.execution.sender.GIVE_UP_S", 0.1)
+    stuck = Collector(goes=False)
+    stand = Stand(stuck, batch_size=40)
+    stand.serializer.__class__ = EventWise
+    lane = stand.sender.lanes[0]
+
+    def check() -> None:
+        with pytest.raises(StuckError, match=r" messages thrown away: canceled$"), stand:
+            stand.run(40)
+
+    with running(check):
+        wait_until(lambda: stuck.called.is_set() and lane.waiting == lane.room)
+        stand.stop.request("canceled", now=True)
+    stuck.goes.set()
+    lane.thread.join(WAIT_S)
+    stand.sender._thread.join(WAIT_S)
+    assert stuck.events == [0]
+    assert lane.taken + lane.refused >= lane.room
 
 
 def test_messages_go_out_from_the_memory_of_the_batch() -> None:

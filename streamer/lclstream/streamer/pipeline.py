@@ -174,10 +174,13 @@ class Pipeline:
     def _wanted(self, source: Iterable[Event]) -> Iterator[Event]:
         """Yield the events that no earlier run has delivered."""
         for event in islice(source, self._options.limit or None):
-            if self._leaves_out and self._is_delivered(event.index):
-                self._progress.left_out += 1
-            else:
+            if not (self._leaves_out and self._is_delivered(event.index)):
                 yield event
+                continue
+            self._progress.left_out += 1
+            # There may be many of them.
+            if self._stop.requested:
+                return
 
     def _still_wanted(self, first: list[Extracted]) -> list[Extracted]:
         """Return the event that was read before it was known which ones are wanted."""

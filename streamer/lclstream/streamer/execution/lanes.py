@@ -1,5 +1,6 @@
 """One thread and queue for each handler, so that none waits for another one."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -56,6 +57,7 @@ class Lane:
         self._passed, self._failed, self._closed = passed, failed, closed
         self._queue: queue.Queue[Parcel | None] = queue.Queue(LANE_MESSAGES)
         self._is_complete = True
+        self._has_ended = False
         self.thread = threading.Thread(target=self._run, name=f"handler {name}", daemon=True)
 
     @property
@@ -103,17 +105,23 @@ class Lane:
             is_complete: whether it was given all that there is.
         """
         self._is_complete = is_complete
-        while self.thread.is_alive():
+        self._has_ended = True
+        # To wake it; one that has not emptied its queue will see by itself.
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+
+    def _next(self) -> Parcel | None:
+        """Return the next message; None if there will be no more."""
+        while True:
+            has_ended = self._has_ended
             try:
-                self._queue.put(None, timeout=LOOK_INTERVAL_S)
-            except queue.Full:
-                if self._stop.now:
-                    return
-            else:
-                return
+                return self._queue.get(block=not has_ended, timeout=LOOK_INTERVAL_S)
+            except queue.Empty:
+                if has_ended:
+                    return None
 
     def _run(self) -> None:
-        while (parcel := self._queue.get()) is not None:
+        while (parcel := self._next()) is not None:
             is_taken = self.error is None and not self._stop.now and self._send(parcel)
             self.taken += is_taken
             self.refused += not is_taken

@@ -6,9 +6,6 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
-
 from lclstream.core.errors import DeliveryError, StreamError
 from lclstream.streamer.batching import Batch
 from lclstream.streamer.checkpoint import Checkpoint
@@ -78,7 +75,8 @@ class Sender:
         self._is_complete = True
         self._sequence = self._number = self._passed_on = 0
         self._moved = threading.Event()
-        self._unmade = 0
+        # Messages that were not made because nobody takes them, and how many events each has.
+        self._unmade = self._events_each = 0
         self._thread = threading.Thread(target=self._run, name="serializer", daemon=True)
 
     @property
@@ -185,7 +183,7 @@ class Sender:
 
     def _serialize(self, batch: Batch, loan: Loan) -> None:
         if not self._is_wanted():
-            self._unmade += 1
+            self._leave(batch.count)
             return
         self._framing.begin(self._say)
         batch.sequence = self._sequence
@@ -198,15 +196,21 @@ class Sender:
     def _serialize_rows(self, batch: Batch, loan: Loan) -> None:
         row = 0
         for message in self._serializer.messages(batch):
+            self._events_each = message.events or self._events_each
             if not self._is_wanted():
-                self._unmade += 1
+                self._leave(batch.count - row)
                 return
             index = batch.index[row : row + message.events]
             row += message.events
             self._sequence += 1
+            whole = Message(message.parts, message.events, index, message.hash64())
             self.stage.pause()
-            self._hand_over(message, index, loan)
+            self._hand_over(whole, loan)
             self.stage.begin()
+
+    def _leave(self, events: int) -> None:
+        """Count messages that are not made because nobody takes them."""
+        self._unmade += -(-events // (self._events_each or events or 1))
 
     def _is_wanted(self) -> bool:
         """Return whether anybody still takes messages."""
@@ -215,25 +219,18 @@ class Sender:
     def _say(self, messages: Iterable[Message]) -> None:
         """Send what goes around the messages; when others wait for it, until it has arrived."""
         for message in messages:
-            self._hand_over(message, None, None, must_arrive=self._framing.is_shared)
+            whole = Message(message.parts, message.events, None, message.hash64())
+            self._hand_over(whole, None, must_arrive=self._framing.is_shared)
         while self._framing.is_shared and self._is_wanted() and self._passed_on < self._number:
             self._moved.wait(LOOK_INTERVAL_S)
             self._moved.clear()
 
-    def _hand_over(
-        self,
-        message: Message,
-        index: npt.NDArray[np.uint64] | None,
-        loan: Loan | None,
-        *,
-        must_arrive: bool = False,
-    ) -> None:
-        complete = Message(message.parts, message.events, index, message.hash64())
+    def _hand_over(self, message: Message, loan: Loan | None, *, must_arrive: bool = False) -> None:
         self._number += 1
         if loan is not None:
             loan.claim()
         handlers = max(len(self.lanes), 1)
-        parcel = Parcel(complete, self._number, handlers, loan, must_arrive=must_arrive)
+        parcel = Parcel(message, self._number, handlers, loan, must_arrive=must_arrive)
         if not self.lanes:
             self._passed(parcel, True)
         for lane in self.lanes:

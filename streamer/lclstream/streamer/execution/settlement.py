@@ -63,5 +63,5 @@ class Settlement:
                 _, last, runs = self._taken.popleft()
                 if self._checkpoint is not None:
                     self._checkpoint.add(runs)
-        if last >= 0:
-            self._arrived(last)
+            if last >= 0:
+                self._arrived(last)

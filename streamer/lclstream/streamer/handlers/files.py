@@ -79,8 +79,8 @@ class BinaryFileWritingDataHandler:
             configuration: the hash of the configuration.
 
         Raises:
-            InvalidConfigError: the earlier run had another configuration.
-            OSError: the folder cannot be written to.
+            InvalidConfigError: the earlier run had another configuration, or what it has not
+                finished cannot be removed.
         """
         self._manifest = replace(self._manifest, configuration=configuration)
         for earlier in self._earlier.values():
@@ -96,7 +96,12 @@ class BinaryFileWritingDataHandler:
         for earlier in self._earlier.values():
             for entry in earlier.whole_files.values():
                 held.add(entry.index)
-        self._tidy()
+        try:
+            self._tidy()
+        except OSError as error:
+            raise InvalidConfigError(
+                f"cannot continue in {self._folder}: {error.strerror}"
+            ) from None
         return held
 
     def send(self, message: Message) -> None:
