@@ -222,6 +222,33 @@ def test_what_fails_in_one_handler_the_others_still_deliver() -> None:
     assert stand.progress.sent.events == 6
 
 
+class Behind(Collector):
+    """Has what it has taken only two messages later."""
+
+    @property
+    def settled(self) -> int:
+        return max(self.messages - 2, 0)
+
+
+def test_what_a_handler_has_taken_and_not_delivered_is_lost_too() -> None:
+    stand = Stand(Behind(fails_at=5, error=UnavailableError("away")), batch_size=20)
+    stand.serializer.__class__ = EventWise
+    with pytest.raises(DeliveryError, match=r"^17 messages not delivered: away$"), stand:
+        stand.run(20)
+    # Events are safe in the order in which they were sent.
+    assert stand.progress.resume_index == 3
+
+
+def test_what_has_arrived_follows_the_slowest_handler() -> None:
+    late = Behind()
+    with Stand(late, Collector(), batch_size=1) as stand:
+        stand.run(9)
+        wait_until(lambda: len(late.events) == 9)
+        assert stand.progress.resume_index <= 7
+    # It has closed properly.
+    assert stand.progress.resume_index == 9
+
+
 def test_losses_of_several_handlers_are_all_named() -> None:
     first = Collector(fails_at=0, error=UnavailableError("first away"))
     second = Collector(fails_at=0, error=DeliveryError("second away", 3))

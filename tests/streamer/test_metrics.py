@@ -1,5 +1,6 @@
 """What a rank tells of itself while it runs."""
 
+import argparse
 import gc
 import io
 import json
@@ -18,6 +19,7 @@ from tests.streamer.test_run import EXIT_S, last_line, writing
 
 from lclstream.core import quiet
 from lclstream.core.errors import InvalidConfigError
+from lclstream.streamer.cli import add_run_options
 from lclstream.streamer.metrics import MetricsServer, ProgressLines, prometheus, statistics
 from lclstream.streamer.pacing import paced
 from lclstream.streamer.progress import Progress
@@ -173,3 +175,26 @@ def test_a_quiet_beginning_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet.end()
     quiet.end()
     assert calls == ["disable", "freeze", "enable"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--progress", "0"], ["--progress", "soon"], ["--workers", "0"], ["--workers", "x"],
+     ["--resume-from", "-1"], ["-n", "x"]],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        parser.parse_args(words)
+    assert f"argument {words[0]}" in capsys.readouterr().err or words[0] == "-n"
+
+
+def test_progress_has_an_interval_of_its_own() -> None:
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    assert parser.parse_args([]).progress == 0
+    assert parser.parse_args(["--progress"]).progress == 5
+    assert parser.parse_args(["--progress", "0.5"]).progress == 0.5

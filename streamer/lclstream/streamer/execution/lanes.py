@@ -75,9 +75,10 @@ class Lane:
         """Messages that did not reach the other side, as far as is known."""
         if self.error is None:
             return 0
-        # Of those that a handler calls lost, one is the message of its last call.
-        called_lost = int(getattr(self.error, "undelivered", 0))
-        return self.refused + max(called_lost - bool(self.refused), 0)
+        # Of those that a handler calls lost, one is the message of its last call; and what it has
+        # taken and not delivered, it need not have called lost.
+        called_lost = int(getattr(self.error, "undelivered", 0)) - bool(self.refused)
+        return self.refused + max(called_lost, self.taken - self.settled)
 
     @property
     def is_lost(self) -> bool:
@@ -125,14 +126,16 @@ class Lane:
             is_taken = self.error is None and not self._stop.now and self._send(parcel)
             self.taken += is_taken
             self.refused += not is_taken
-            if is_taken:
-                self.settled = int(getattr(self._handler, "settled", self.taken))
+            self._settle()
             self._passed(parcel, is_taken)
             # Its memory is not to be kept until the next one comes.
             del parcel
         self._close()
         self.stage.sample()
         self._closed()
+
+    def _settle(self) -> None:
+        self.settled = min(int(getattr(self._handler, "settled", self.taken)), self.taken)
 
     def _send(self, parcel: Parcel) -> bool:
         self.stage.begin()
@@ -150,6 +153,7 @@ class Lane:
         return True
 
     def _close(self) -> None:
+        self._settle()
         try:
             if self.error is not None or self._stop.now:
                 self._handler.abort()
