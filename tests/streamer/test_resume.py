@@ -195,6 +195,20 @@ def test_numbers_go_on_behind_a_killed_run(tmp_path: Path) -> None:
     assert [each["index"] for each in manifest["files"]] == [[[0, 1, 1]], [[2, 3, 1]], [[4, 5, 1]]]
 
 
+def test_a_rank_that_is_just_beginning_has_nothing_to_continue(tmp_path: Path) -> None:
+    begun(tmp_path, 0)
+    (tmp_path / "r1.journal").write_bytes(b'{"rank": 1')
+    handler = writer(tmp_path, Place(1, 2))
+    held = handler.prepare(HASH)
+    assert held is not None
+    assert list(held.runs()) == [(0, 1, 1)]
+    put(handler, 5)
+    lines = (tmp_path / "r1.journal").read_text().splitlines()
+    assert [json.loads(line).get("rank") for line in lines] == [1, None]
+    handler.close()
+    assert names(tmp_path) == ["r0.journal", "r0_0.h5", "r1.manifest.json", "r1_0.h5"]
+
+
 def test_a_complete_run_has_nothing_to_continue(tmp_path: Path) -> None:
     for _ in range(2):
         handler = writer(tmp_path)

@@ -8,7 +8,7 @@ content, takes its place.
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -115,14 +115,19 @@ class Manifest:
         return replace(found, files={entry.file: entry for entry in entries})
 
     @classmethod
-    def read_journal(cls, path: Path) -> Self:
+    def read_journal(cls, path: Path) -> Self | None:
         """Read a journal; a last line that was not written whole is left out.
+
+        Returns:
+            None if there is nothing in it yet.
 
         Raises:
             DecodeError: it is damaged.
             OSError: it cannot be read.
         """
         lines = path.read_bytes().split(b"\n")[:-1]
+        if not lines:
+            return None
         where = [f"{path}, line {number}" for number in range(1, len(lines) + 1)]
         documents = []
         for each, line in zip(where, lines, strict=True):
@@ -130,8 +135,6 @@ class Manifest:
                 documents.append(json.loads(line))
             except ValueError as error:
                 raise DecodeError(f"{each}: not JSON: {error}") from None
-        if not documents:
-            raise DecodeError(f"{path}: is empty")
         entries = [
             Entry.read(document, each)
             for each, document in zip(where[1:], documents[1:], strict=True)
@@ -172,12 +175,11 @@ class Journal:
         self._path = path
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(path, flags, 0o644)
-        size_bytes = os.fstat(self._file).st_size
-        if not size_bytes:
+        whole_bytes = path.read_bytes().rfind(b"\n") + 1
+        # The rest is the line of a file that was never announced.
+        os.ftruncate(self._file, whole_bytes)
+        if not whole_bytes:
             self._append({**manifest.document(), "files": []})
-        elif not path.read_bytes().endswith(b"\n"):
-            # The line of a file that was never announced.
-            os.ftruncate(self._file, path.read_bytes().rfind(b"\n") + 1)
 
     def add(self, entry: Entry) -> None:
         """Announce a file that lies under its name."""
@@ -234,12 +236,11 @@ def _ranks(folder: Path, stem: str) -> Iterator[int]:
                 yield int(middle)
 
 
-def _if_there(read: "Any", path: Path) -> Manifest | None:
+def _if_there(read: Callable[[Path], Manifest | None], path: Path) -> Manifest | None:
     try:
-        found: Manifest = read(path)
+        return read(path)
     except FileNotFoundError:
         return None
-    return found
 
 
 def _is_whole(folder: Path, entry: Entry, *, reads: bool) -> bool:
