@@ -5,31 +5,22 @@ of constants is read, by vector instructions. In the others every plane is compu
 keeps what belongs to it.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from lclstream.streamer.machine_code import MachineCode
 
 BLOCK = 256
 _MASK = np.int32((1 << 14) - 1)
 _SHIFT = np.int32(14)
 
 Floats = npt.NDArray[np.float32]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _machine_code(function: Function) -> Function:
-    """Return the function compiled, kept on disk for the next process where that is possible."""
-    try:
-        return cast("Function", numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:
-        # There is no folder that may be written.
-        return cast("Function", numba.njit(nogil=True)(function))
-
-
-@_machine_code
+@numba.njit(nogil=True)
 def _difference(raw: npt.NDArray[np.uint16]) -> Any:
     """Return the bits above the number in which pixels differ."""
     first, difference = np.int32(raw[0]), np.int32(0)
@@ -38,13 +29,13 @@ def _difference(raw: npt.NDArray[np.uint16]) -> Any:
     return difference >> _SHIFT
 
 
-@_machine_code
+@numba.njit(nogil=True)
 def _one_range(raw: npt.NDArray[np.uint16], offsets: Floats, factors: Floats, out: Floats) -> None:
     for i in range(raw.size):
         out[i] = (np.float32(np.int32(raw[i]) & _MASK) - offsets[i]) * factors[i]
 
 
-@_machine_code
+@numba.njit(nogil=True)
 def _of_range(
     raw: npt.NDArray[np.uint16], offsets: Floats, factors: Floats, bits: Any, code: Any, out: Floats
 ) -> None:
@@ -54,7 +45,7 @@ def _of_range(
         out[i] = value if ((pixel >> _SHIFT) & bits) == code else out[i]
 
 
-@_machine_code
+@MachineCode
 def _calibrate(
     raw: npt.NDArray[np.uint16],
     offsets: Floats,

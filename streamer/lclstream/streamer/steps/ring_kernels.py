@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lclstream.streamer.steps.machine_code import MachineCode
+from lclstream.streamer.machine_code import MachineCode
 
 Pixels: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Doubles: TypeAlias = npt.NDArray[np.float64]

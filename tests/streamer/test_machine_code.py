@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lclstream.streamer.steps.machine_code import MachineCode
+from lclstream.streamer.machine_code import MachineCode
 
 SOURCE = "def double(x):\n    return 2 * x\n"
 

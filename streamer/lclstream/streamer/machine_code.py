@@ -17,7 +17,7 @@ class MachineCode(Generic[Arguments, Result]):
 
     Where no folder may be written it is compiled in each process; so it is where what lies on the
     disk cannot be read, or the disk is full. It runs without the interpreter's lock. It may call
-    nothing but numpy, and must not raise.
+    nothing but numpy and what `numba.njit` compiles in the same module, and must not raise.
     """
 
     def __init__(self, function: Callable[Arguments, Result]) -> None:
